@@ -1,0 +1,1 @@
+"""GPU-side room: models, objectives, behaviours and the update; the core imports no ray."""

@@ -1,0 +1,1 @@
+"""Behaviour learning on top of the latent state."""

@@ -1,0 +1,90 @@
+"""Soft actor-critic on latent states (paper section 2.3, Eq. 3-5)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from learners.models.policy import Actor, TwinCritic
+from learners.settings import BehaviorSettings
+
+
+class SoftActorCritic(nn.Module):
+    """Actor, two critics, their targets and the learned temperature alpha.
+
+    Only the critics have target copies; encoder and RSSM have none.
+    """
+
+    def __init__(self, settings: BehaviorSettings, state_dims: int, action_dims: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.target_entropy = (
+            -float(action_dims) if settings.target_entropy is None else settings.target_entropy
+        )
+        self.actor = Actor(settings, state_dims, action_dims)
+        self.critics = TwinCritic(settings, state_dims, action_dims)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.tensor(float(settings.log_alpha_init)))
+
+    def critic_loss(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        discounts: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the Bellman error J_Q of both critics (Eq. 3, 4).
+
+        Step t of the arguments holds z_t, the action taken there, the reward that it earned and
+        the environment's discount after it; the last step only serves as the next state of the
+        one before. Gradient reaches `states`; next states and targets are detached.
+
+        Args:
+            states: z (T, B, Ds + Dh).
+            actions: a (T, B, A).
+            rewards: r (T, B).
+            discounts: 1 except after a true termination (T, B).
+            generator: Source of the next actions' noise.
+        """
+        with torch.no_grad():
+            following = states[1:].detach()
+            next_actions, log_prob = self.actor.sample(following, generator)
+            next_values = self.target_critics(following, next_actions).amin(0)  # (T-1, B)
+            next_values = next_values - self.log_alpha.exp() * log_prob
+            targets = rewards[:-1] + self.settings.discount * discounts[:-1] * next_values
+        values = self.critics(states[:-1], actions[:-1])  # (2, T-1, B)
+        loss = (values - targets).square().mean((1, 2)).sum()
+        return loss, {"value/mean": values.detach().mean(), "value/target": targets.mean()}
+
+    def actor_loss(
+        self, states: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return J_pi (Eq. 5) on detached states (..., Ds + Dh), and the temperature's loss.
+
+        The critics are read, not trained: their parameters collect no gradient here.
+        """
+        actions, log_prob = self.actor.sample(states.detach(), generator)
+        self.critics.requires_grad_(False)
+        values = self.critics(states.detach(), actions).amin(0)
+        self.critics.requires_grad_(True)
+        loss = (self.log_alpha.detach().exp() * log_prob - values).mean()
+        mean_log_prob = log_prob.detach().mean()
+        alpha_loss = -self.log_alpha.exp() * (self.target_entropy + mean_log_prob)
+        return loss, alpha_loss, {"policy/entropy": -mean_log_prob}
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep log alpha at or below its maximum."""
+        self.log_alpha.clamp_(max=self.settings.log_alpha_max)
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move target critics by `target_rate` towards the critics."""
+        torch._foreach_lerp_(
+            list(self.target_critics.parameters()),
+            list(self.critics.parameters()),
+            self.settings.target_rate,
+        )

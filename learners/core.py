@@ -1,0 +1,199 @@
+"""CoRe's agent: world model and behaviour in one module, with its losses and its acting step.
+
+This file imports no ray: it trains on any machine that has torch and NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learners.augment import centre_crop, to_pixels
+from learners.behaviors.sac import SoftActorCritic
+from learners.models.rssm import States
+from learners.models.world_model import WorldModel
+from learners.objectives.contrastive import contrastive_loss
+from learners.objectives.divergence import balanced_kl
+from learners.objectives.prediction import inverse_dynamics_loss, reward_prediction_loss
+from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
+
+ActingState = dict[str, Tensor]
+
+_ACTING_PARTS = ("model.encoder.", "model.rssm.", "behavior.actor.")
+_NOT_ACTING = ("model.rssm.prior_head.",)
+
+
+class CoReAgent(nn.Module):
+    """Contrastive recurrent state-space model with soft actor-critic.
+
+    Attributes:
+        model: World model, trained by J_M and (by default) by the Bellman error.
+        behavior: Actor, critics and temperature.
+    """
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        objective: ObjectiveSettings,
+        behavior: BehaviorSettings,
+        learner: LearnerSettings,
+        action_dims: int,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.crop_size = learner.crop_size
+        self.action_dims = action_dims
+        self.model = WorldModel(
+            model, action_dims, learner.crop_size, objective.inverse_temperature_init
+        )
+        self.behavior = SoftActorCritic(behavior, self.model.state_dims, action_dims)
+
+    # Losses -------------------------------------------------------------------------------------
+
+    def observe(
+        self, pixels: Tensor, actions: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, States]:
+        """Encode crops (T, B, 3, S, S) and filter them: features x (T, B, F) and states."""
+        features = self.model.encode(pixels)
+        return features, self.model.rssm.observe(features, actions, generator)
+
+    def model_loss(
+        self,
+        features: Tensor,
+        states: States,
+        actions: Tensor,
+        rewards: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return J_M = L_c + beta L_KL + alpha_r L_r + alpha_a L_a (paper section 2.2).
+
+        The first step of a window has no prediction behind it and enters none of the contrastive,
+        KL and reward terms.
+
+        Args:
+            features: x (T, B, F).
+            states: Filtered states of the same T steps.
+            actions: a (T, B, A), a_t taken on o_t.
+            rewards: r (T, B), r_t earned by a_t.
+            generator: Source of the prior's noise.
+        """
+        weights = self.objective
+        posterior = states.posterior[1:]
+        prior = self.model.rssm.prior(states.recurrent[1:])
+        decoded = prior.sample(generator) if weights.decode_from == "prior" else states.latent[1:]
+        predictions = self.model.predict_features(torch.cat([decoded, states.recurrent[1:]], -1))
+        contrastive, metrics = contrastive_loss(
+            features[1:],
+            predictions,
+            F.softplus(self.model.inverse_temperature),
+            negatives=weights.negatives,
+            reduction=weights.contrastive_reduction,
+        )
+        divergence, divergence_metrics = balanced_kl(
+            posterior, prior, balance=weights.kl_balance, free_nats=weights.free_nats
+        )
+        heads_input = states.sampled()
+        reward = reward_prediction_loss(
+            self.model.predict_reward(heads_input[1:]), rewards[:-1], weights.reward_loss
+        )
+        inverse = inverse_dynamics_loss(
+            self.model.predict_action(heads_input[:-1], heads_input[1:]), actions[:-1]
+        )
+        total = (
+            weights.contrastive_scale * contrastive
+            + weights.kl_scale * divergence
+            + weights.reward_scale * reward
+            + weights.inverse_scale * inverse
+        )
+        metrics |= divergence_metrics
+        metrics |= {
+            "loss/model": total.detach(),
+            "loss/contrastive": contrastive.detach(),
+            "loss/kl": divergence.detach(),
+            "loss/reward": reward.detach(),
+            "loss/inverse": inverse.detach(),
+        }
+        return total, metrics
+
+    # Acting -------------------------------------------------------------------------------------
+
+    def initial_state(self, count: int) -> ActingState:
+        """Return zero acting states of `count` environments: h, s and the previous action."""
+        rssm = self.model.rssm
+        device = self.model.inverse_temperature.device
+        return {
+            "recurrent": torch.zeros(count, rssm.recurrent_dims, device=device),
+            "latent": torch.zeros(count, rssm.latent_dims, device=device),
+            "action": torch.zeros(count, self.action_dims, device=device),
+        }
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: np.ndarray,
+        state: ActingState,
+        is_first: np.ndarray,
+        explore: bool,
+        generator: torch.Generator | None = None,
+    ) -> tuple[np.ndarray, ActingState]:
+        """Filter one more observation of every environment and choose its action.
+
+        Args:
+            observation: uint8 (N, H, W, 3); the centre crop of it is seen.
+            state: Acting states of the N environments.
+            is_first: bool (N,); where true the state restarts at the beginning of an episode.
+            explore: Sample the action; otherwise take tanh(mean). The posterior is sampled either
+                way, as in the released code.
+            generator: Source of the noise; None uses torch's global one.
+
+        Returns:
+            Actions float32 (N, A) in [-1, 1] and the next acting states.
+        """
+        rssm = self.model.rssm
+        device = self.model.inverse_temperature.device
+        frames = torch.tensor(observation, device=device)  # copies: Ray's arrays are read-only
+        features = self.model.encoder(to_pixels(centre_crop(frames, self.crop_size)))  # (N, F)
+        first = torch.as_tensor(is_first, dtype=torch.bool, device=device)[:, None]
+        recurrent = rssm.transition(state["latent"], state["action"], state["recurrent"])
+        recurrent = recurrent.masked_fill(first, 0.0)
+        posterior = rssm.posterior(rssm.embed(features), recurrent)
+        states = torch.cat([posterior.mean, recurrent], -1)
+        actor = self.behavior.actor
+        action = actor.sample(states, generator)[0] if explore else actor.deterministic(states)
+        following = {
+            "recurrent": recurrent,
+            "latent": posterior.sample(generator),
+            "action": action,
+        }
+        return action.cpu().numpy(), following
+
+    def acting_state_dict(self) -> dict[str, np.ndarray]:
+        """Return copies of the weights that acting needs, by parameter name."""
+        return {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in self.state_dict().items()
+            if name.startswith(_ACTING_PARTS) and not name.startswith(_NOT_ACTING)
+        }
+
+    @torch.no_grad()
+    def load_acting_state_dict(self, weights: dict[str, np.ndarray]) -> None:
+        """Take over weights made by `acting_state_dict`.
+
+        Raises:
+            ValueError: A name or a shape does not fit this agent; nothing is changed then.
+        """
+        own: dict[str, Any] = self.state_dict()
+        for name, value in weights.items():
+            if name not in own or tuple(own[name].shape) != value.shape:
+                expected = tuple(own[name].shape) if name in own else "no such parameter"
+                raise ValueError(
+                    f"Weights do not fit this agent: {name} has shape {value.shape}, expected "
+                    f"{expected}. Use the settings.yaml of the run that made them."
+                )
+        for name, value in weights.items():
+            own[name].copy_(torch.from_numpy(np.array(value)))
+

@@ -1,0 +1,1 @@
+"""Networks: pixel encoder, recurrent state-space model, prediction heads, actor and critic."""

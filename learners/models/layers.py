@@ -1,0 +1,104 @@
+"""Building blocks shared by every network: initialisation, MLP, layer-normalised GRU cell, Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOG_STD_BOUND = 10.0  # log standard deviations of latent states stay within +-10
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw orthogonal linear and delta-orthogonal convolution weights in place; biases become 0.
+
+    Delta-orthogonal: every tap is zero but the centre one, which is orthogonal with the ReLU gain
+    (Xiao et al. 2018), so that a deep convolution stack neither shrinks nor grows its signal.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+            centre = layer.kernel_size[0] // 2
+            with torch.no_grad():
+                tap = torch.empty(layer.out_channels, layer.in_channels)
+                nn.init.orthogonal_(tap, gain=nn.init.calculate_gain("relu"))
+                layer.weight[:, :, centre, centre] = tap
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def mlp(sizes: Sequence[int], activation: type[nn.Module], *, last: bool = False) -> nn.Sequential:
+    """Return linear layers `sizes[0] -> ... -> sizes[-1]` with an activation between them.
+
+    Args:
+        sizes: Width of the input, of every hidden layer and of the output.
+        activation: Module class placed after each hidden layer.
+        last: Whether the activation also follows the output layer.
+    """
+    layers: list[nn.Module] = []
+    for index, (width_in, width_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layers.append(nn.Linear(width_in, width_out))
+        if last or index < len(sizes) - 2:
+            layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+class LayerNormGRUCell(nn.Module):
+    """GRU cell with one bias-free matrix and one layer norm over all three gates together.
+
+    With `[r, c, u] = LN(W [x, h])`: `h' = u * tanh(sigmoid(r) * c) + (1 - u) * h`, where
+    `u = sigmoid(u - 1)`: the update gate starts nearly closed, so the state changes slowly.
+    """
+
+    def __init__(self, input_dims: int, recurrent_dims: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(input_dims + recurrent_dims, 3 * recurrent_dims, bias=False)
+        self.norm = nn.LayerNorm(3 * recurrent_dims)
+
+    def forward(self, inputs: Tensor, recurrent: Tensor) -> Tensor:
+        """Map inputs (B, I) and state (B, Dh) to the next state (B, Dh)."""
+        gates = self.norm(self.gates(torch.cat([inputs, recurrent], -1)))  # (B, 3 Dh)
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(recurrent, candidate, torch.sigmoid(update - 1.0))
+
+
+@dataclass
+class Gaussian:
+    """Diagonal Gaussian of a latent state: `mean` and `log_std` of equal shape (..., Ds)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    @classmethod
+    def from_parameters(cls, parameters: Tensor) -> Gaussian:
+        """Split (..., 2 Ds) into mean and log standard deviation, the latter clamped to +-10."""
+        mean, log_std = parameters.chunk(2, -1)
+        return cls(mean, log_std.clamp(-LOG_STD_BOUND, LOG_STD_BOUND))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a reparameterised sample (..., Ds)."""
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
+        return self.mean + self.log_std.exp() * noise
+
+    def detach(self) -> Gaussian:
+        """Return the same distribution without gradient."""
+        return Gaussian(self.mean.detach(), self.log_std.detach())
+
+    def __getitem__(self, index: slice) -> Gaussian:
+        """Return the distributions of a slice along the first axis."""
+        return Gaussian(self.mean[index], self.log_std[index])
+
+
+def without_affine_norm(values: Tensor) -> Tensor:
+    """Layer-normalise the last axis without learned scale or shift."""
+    return F.layer_norm(values, values.shape[-1:])

@@ -1,0 +1,136 @@
+"""Recurrent state-space model: GRU transition, prior and posterior over the latent state.
+
+Legend of shapes: T agent steps, B windows, E embedding, Dh recurrent, Ds latent, A action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learners.models.layers import Gaussian, LayerNormGRUCell, initialise, mlp, without_affine_norm
+from learners.settings import ModelSettings
+
+
+@dataclass
+class States:
+    """Filtered states of T steps: `recurrent` h (T, B, Dh), `latent` s (T, B, Ds) sampled from
+    `posterior`."""
+
+    recurrent: Tensor
+    latent: Tensor
+    posterior: Gaussian
+
+    def sampled(self) -> Tensor:
+        """Return [s, h] with the sampled latent (T, B, Ds + Dh): what the prediction heads read."""
+        return torch.cat([self.latent, self.recurrent], -1)
+
+    def expected(self) -> Tensor:
+        """Return [mean s, h] (T, B, Ds + Dh): what actor and critics read."""
+        return torch.cat([self.posterior.mean, self.recurrent], -1)
+
+
+class RSSM(nn.Module):
+    """Future predictor p(z_t | z_t-1, a_t-1) and correction model q(z_t | z^_t, x_t)."""
+
+    def __init__(self, settings: ModelSettings, action_dims: int) -> None:
+        super().__init__()
+        hidden, latent, recurrent = (
+            settings.hidden_dims,
+            settings.latent_dims,
+            settings.recurrent_dims,
+        )
+        self.recurrent_dims = recurrent
+        self.latent_dims = latent
+        self.embedding = mlp(
+            [settings.feature_dims, settings.embedding_dims, settings.embedding_dims], nn.ELU
+        )
+        self.transition_input = mlp([latent + action_dims, hidden, hidden], nn.ELU, last=True)
+        self.cell = LayerNormGRUCell(hidden, recurrent)
+        self.prior_head = nn.Sequential(
+            mlp([recurrent, hidden, hidden, hidden, 2 * latent], nn.ELU), nn.LayerNorm(2 * latent)
+        )
+        self.posterior_head = nn.Sequential(
+            mlp([settings.embedding_dims + recurrent, hidden, hidden, 2 * latent], nn.ELU),
+            nn.LayerNorm(2 * latent),
+        )
+        initialise(self)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Map image features (..., F) to normalised embeddings (..., E)."""
+        return without_affine_norm(self.embedding(features))
+
+    def transition(self, latent: Tensor, action: Tensor, recurrent: Tensor) -> Tensor:
+        """Return h_t (B, Dh) from s_t-1 (B, Ds), a_t-1 (B, A) and h_t-1 (B, Dh)."""
+        inputs = self.transition_input(torch.cat([latent, action], -1))  # (B, hidden)
+        return self.cell(inputs, recurrent)
+
+    def prior(self, recurrent: Tensor) -> Gaussian:
+        """Return p(s_t | h_t) (..., Ds)."""
+        return Gaussian.from_parameters(self.prior_head(recurrent))
+
+    def posterior(self, embedding: Tensor, recurrent: Tensor) -> Gaussian:
+        """Return q(s_t | h_t, x_t) (..., Ds)."""
+        return Gaussian.from_parameters(
+            self.posterior_head(torch.cat([embedding, recurrent], -1))
+        )
+
+    def observe(
+        self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None
+    ) -> States:
+        """Filter windows that all start from h_0 = 0.
+
+        The first step has no previous action, so the transition is skipped there: its posterior
+        sees the image alone (released code; the paper steps the RSSM from z_0 = 0, a_0 = 0).
+
+        Args:
+            features: Image features (T, B, F).
+            actions: Actions (T, B, A); `actions[t]` was taken on the observation of step t.
+            generator: Source of the posterior noise.
+
+        Returns:
+            States of all T steps. The prior is a function of `recurrent` alone: `prior()`.
+        """
+        horizon, batch = features.shape[:2]
+        embeddings = self.embed(features)  # (T, B, E)
+        # Only the recurrent half of the first layers depends on the loop: the rest is done at once.
+        first, last = self.posterior_head[0][0], self.posterior_head[0][1:]
+        from_image = F.linear(
+            embeddings, first.weight[:, : embeddings.shape[-1]], first.bias
+        )  # (T, B, hidden)
+        image_dims = embeddings.shape[-1]
+        entry, entry_last = self.transition_input[0], self.transition_input[1:]
+        from_action = F.linear(
+            actions[:-1], entry.weight[:, self.latent_dims :], entry.bias
+        )  # (T-1, B, hidden)
+        recurrent_weight = first.weight[:, image_dims:].t()
+        latent_weight = entry.weight[:, : self.latent_dims].t()
+        noise = torch.randn(
+            (horizon, batch, self.latent_dims),
+            generator=generator,
+            device=features.device,
+            dtype=torch.float32,
+        )
+        recurrent = embeddings.new_zeros(batch, self.recurrent_dims)
+        recurrents, latents, parameters = [], [], []
+        latent = recurrent
+        for t in range(horizon):
+            hidden = from_image[t]
+            if t > 0:
+                inputs = entry_last(torch.addmm(from_action[t - 1], latent, latent_weight))
+                recurrent = self.cell(inputs, recurrent)
+                hidden = torch.addmm(hidden, recurrent, recurrent_weight)
+            statistics = self.posterior_head[1](last(hidden))  # (B, 2 Ds)
+            posterior = Gaussian.from_parameters(statistics)
+            latent = torch.addcmul(posterior.mean, posterior.log_std.exp(), noise[t])
+            recurrents.append(recurrent)
+            latents.append(latent)
+            parameters.append(statistics)
+        return States(
+            recurrent=torch.stack(recurrents),
+            latent=torch.stack(latents),
+            posterior=Gaussian.from_parameters(torch.stack(parameters)),
+        )

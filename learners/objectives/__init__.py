@@ -1,0 +1,1 @@
+"""Losses: each returns a scalar tensor and its metrics."""

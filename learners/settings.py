@@ -1,0 +1,91 @@
+"""Settings of models, objectives, behaviour and optimisation.
+
+The defaults are the numbers that produced CoRe's published results (paper Table 5 and the
+released configuration); where paper and released code differ the default follows the code and the
+comment says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Shapes of the encoder, the recurrent state-space model and its heads."""
+
+    conv_channels: tuple[int, ...] = (32, 32, 32, 32)  # output channels of each convolution
+    conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # kernel side of each convolution
+    conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution
+    conv_paddings: tuple[int, ...] = (0, 0, 0, 0)  # zero padding of each convolution
+    feature_dims: int = 50  # image features x_t, layer-normalised; the contrastive targets
+    embedding_dims: int = 256  # image embedding that the posterior reads
+    recurrent_dims: int = 200  # deterministic state h_t of the GRU
+    latent_dims: int = 64  # stochastic state s_t, diagonal Gaussian
+    hidden_dims: int = 400  # hidden layers of the GRU input, prior and posterior
+    decoder_dims: int = 256  # hidden layers of the observation-feature decoder g
+    head_dims: int = 128  # hidden layers of the reward and inverse-dynamics heads
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Weights and forms of the world-model losses (paper section 2.2)."""
+
+    contrastive_scale: float = 1.0  # weight of L_c (Eq. 1)
+    kl_scale: float = 0.01  # beta, weight of L_KL (Eq. 2)
+    reward_scale: float = 1.0  # alpha_r, weight of the reward prediction loss
+    inverse_scale: float = 1.0  # alpha_a, weight of the inverse-dynamics loss
+    kl_balance: float = 0.5  # share of the gradient that moves the posterior (code; paper: plain)
+    free_nats: float = 1.0  # each (t, b) KL below this many nats earns no gradient (code)
+    decode_from: str = "prior"  # state that predicts the features: "prior" (paper) or "posterior"
+    contrastive_reduction: str = "mean"  # "mean": halved means (code); "sum": Eq. 1 as printed
+    negatives: str = "all"  # "all", "same_sequence" or "other_sequences"
+    reward_loss: str = "huber"  # "huber" (code) or "squared" (paper)
+    inverse_temperature_init: float = 1.0  # before the softplus: lambda starts at 1.3133
+    critic_gradient_to_model: bool = True  # the Bellman error (Eq. 3) also trains the model
+
+
+@dataclass(frozen=True)
+class BehaviorSettings:
+    """Soft actor-critic on the latent state (paper section 2.3)."""
+
+    actor_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of the actor
+    critic_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of each critic
+    discount: float = 0.99  # gamma per agent step
+    target_rate: float = 0.005  # tau of the target critics' moving average
+    log_std_min: float = -10.0  # lower bound of the actor's log standard deviation
+    log_std_max: float = 2.0  # upper bound of the actor's log standard deviation
+    mean_bound: float = 5.0  # the actor's mean is bound * tanh(mean / bound) before squashing
+    log_alpha_init: float = -2.3  # initial log temperature (alpha 0.1003)
+    log_alpha_max: float = 3.0  # upper clamp of the log temperature
+    target_entropy: float | None = None  # null: minus the number of action dimensions
+    reward_divisor: float = 1.0  # rewards are divided by this before every loss (small presets)
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Batches, optimisers and the pace of updates."""
+
+    update_order: str = "sequential"  # "sequential" (paper) or "fused" (one forward and backward)
+    batch_size: int = 32  # B, windows in a batch
+    sequence_length: int = 32  # T, agent steps in a window
+    updates_per_agent_step: float = 0.5  # update ratio; times B*T it is the samples per insert
+    crop_size: int = 84  # side of the square crop that the encoder sees, pixels
+    random_crop: bool = True  # one random crop per window while training; centre crop otherwise
+    model_rate: float = 3e-4  # Adam learning rate of the model
+    critic_model_rate: float | None = None  # rate of the critic's step on the model; null: as model
+    inverse_temperature_rate: float = 2e-3  # Adam learning rate of the contrastive temperature
+    actor_rate: float = 1e-3  # Adam learning rate of the actor
+    critic_rate: float = 1e-3  # Adam learning rate of the critics
+    alpha_rate: float = 1e-3  # Adam learning rate of the log temperature
+    alpha_beta1: float = 0.5  # Adam beta1 of the log temperature
+    model_clip: float = 10.0  # gradient-norm clip of the model step
+    critic_clip: float = 100.0  # gradient-norm clip of the critics (their MLPs only)
+    actor_clip: float = 10.0  # gradient-norm clip of the actor
+    alpha_clip: float = 1.0  # gradient-norm clip of the log temperature
+    publish_updates: int = 50  # weights go to the hub after this many updates
+    prefetch_batches: int = 3  # batches held ready beside the one in use
+    report_updates: int = 50  # losses are read back (one device sync) every so many updates
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    torch_threads: int = 1  # threads of the learner process on a CPU
+    count: int = 0  # remote learner processes; 0 keeps RLlib's learner in the driver
