@@ -87,5 +87,6 @@ class LearnerSettings:
     prefetch_batches: int = 3  # batches held ready beside the one in use
     report_updates: int = 50  # losses are read back (one device sync) every so many updates
     device: str = "auto"  # "auto", "cpu" or "cuda"
+    precision: str = "auto"  # of the convolutions: "auto", "float32" or "bfloat16"
     torch_threads: int = 1  # threads of the learner process on a CPU
     count: int = 0  # remote learner processes; 0 keeps RLlib's learner in the driver

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from learners.augment import centre_crop, random_crop, to_pixels
 from learners.core import CoReAgent
+from learners.device import choose_precision
 from learners.models.rssm import States
 from learners.settings import BehaviorSettings, LearnerSettings, ObjectiveSettings
 
@@ -64,6 +65,7 @@ class CoReUpdate:
         self.objective = objective
         self.reward_divisor = behavior.reward_divisor
         self.device = torch.device(device)
+        agent.model.encoder.precision = choose_precision(learner.precision, self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.updates = 0
         self._sums: dict[str, Tensor] = {}

@@ -1,0 +1,236 @@
+"""RLlib's view of the learner: a TorchLearner that draws its own batches and runs updates.
+
+`update` carries no data. It runs updates for a slice of time on batches that a thread has drawn
+from replay, publishes weights to the hub, and returns counts; the Algorithm keeps the next call
+queued, so the learner never waits for the driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+
+from learners.prefetch import NoBatch, Prefetcher
+from learners.update import CoReUpdate
+from replay.seeds import seed_for
+from replay.service import ReplayService
+
+CORE = "core"  # key of optimisers, counters and random states in the learner's state
+PUBLISH_TIMEOUT_S = 60.0
+
+Batch = dict[str, Any]
+
+
+class CoReLearner(TorchLearner):
+    """Trains one `CoReModule` with `CoReUpdate`.
+
+    Its options are `config.plane` (see actors/runner.py) with `learner`, `objective` and `behavior`
+    settings. Optimisers live in `CoReUpdate`; RLlib's own are not used.
+    """
+
+    def build(self) -> None:
+        """Builds the module and the update on this process's device."""
+        plane: dict[str, Any] = self.config.plane
+        settings = plane["learner"]
+        self._plane, self._settings = plane, settings
+        torch.set_num_threads(settings.torch_threads)
+        torch.manual_seed(seed_for(plane["seed"], "learner", "weights"))
+        super().build()
+        self._agent = self.module[DEFAULT_MODULE_ID].unwrapped().agent
+        self._core = CoReUpdate(
+            self._agent,
+            settings,
+            plane["objective"],
+            plane["behavior"],
+            device=self._device,
+            seed=seed_for(plane["seed"], "learner", "updates"),
+        )
+        self._service: ReplayService | None = None
+        self._prefetcher: Prefetcher[Batch] | None = None
+        self._hub: Any = None
+        self._publishing: Any = None  # the hub's pending answer
+        self._published = -1  # updates behind the newest weights that the hub has taken
+        self._measured_updates = 0
+        self._slice_ended = time.monotonic()
+
+    # What the Algorithm calls -------------------------------------------------------------------
+
+    def update(  # type: ignore[override]
+        self, *, seconds: float = 2.0, updates: int | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Runs updates for `seconds`, or exactly `updates` of them in lock step.
+
+        In lock step nothing is drawn ahead of use, and the weights are at the hub on return.
+
+        Returns:
+            `updates` (of the whole run), `new_updates`, `metrics` (losses; means since they were
+            last read, possibly empty), `wait_s` (time without a batch), `wall_s` (time since the
+            last slice ended), `waiting` (why there was no batch, or None), `published` (updates
+            behind the newest weights at the hub).
+
+        Raises:
+            TimeoutError: in lock step, no batch within `replay.timeout_s`.
+            ReplayError: a shard is gone for good.
+        """
+        self._connect()
+        if self._published < 0:
+            self._publish(wait=True)
+        before, wait_s = self._core.updates, 0.0
+        waiting = None
+        if updates is not None:
+            for _number in range(updates):
+                self._core.step(self._draw())
+            self._publish(wait=True)
+        else:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                begin = time.monotonic()
+                try:
+                    batch = self._batches().get(max(0.0, deadline - begin))
+                except NoBatch as error:
+                    waiting = str(error)
+                    wait_s += time.monotonic() - begin
+                    break
+                wait_s += time.monotonic() - begin
+                self._core.step(batch)
+                if self._core.updates - self._published >= self._settings.publish_updates:
+                    self._publish(wait=False)
+        metrics = self._read_metrics(updates is not None)
+        now = time.monotonic()
+        wall_s, self._slice_ended = now - self._slice_ended, now
+        return {
+            "updates": self._core.updates,
+            "new_updates": self._core.updates - before,
+            "metrics": metrics,
+            "wait_s": wait_s,
+            "wall_s": wall_s,
+            "waiting": waiting,
+            "published": self._published,
+        }
+
+    def reconnect(self) -> int:
+        """Drops batches drawn before replay or weights were put back; returns the updates so far.
+
+        The weights are published anew with the next `update`.
+        """
+        self._close_prefetcher()
+        self._published = -1
+        self._publishing = None
+        self._slice_ended = time.monotonic()
+        return self._core.updates
+
+    def shutdown(self) -> None:
+        """Ends the prefetch thread."""
+        self._close_prefetcher()
+
+    # State --------------------------------------------------------------------------------------
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Returns weights, and optimisers, counters and random states under `core`.
+
+        RLlib asks with `inference_only` when it wants to push weights to env runners: those
+        come from the hub here, so the answer is empty and no weight passes through the driver.
+        """
+        if kwargs.get("inference_only"):
+            return {"rl_module": {}, "weights_seq_no": self._weights_seq_no}
+        skipped = {"optimizer", "metrics_logger"} | _names(not_components)
+        state = super().get_state(components, not_components=skipped, **kwargs)
+        if self._check_component(CORE, components, not_components):
+            state[CORE] = self._core.state_dict() | {"torch": torch.get_rng_state()}
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from `get_state`."""
+        super().set_state(state)
+        if CORE in state:
+            core = dict(state[CORE])
+            torch.set_rng_state(core.pop("torch"))
+            self._core.load_state_dict(core)
+
+    # RLlib's own optimisation, not used ---------------------------------------------------------
+
+    def configure_optimizers(self) -> None:
+        """Registers none: `CoReUpdate` owns the optimisers."""
+
+    def compute_loss_for_module(self, **_: Any) -> Any:
+        """Refuses: losses are computed inside `CoReUpdate`."""
+        raise NotImplementedError("CoRe's losses are computed in learners/update.py.")
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if self._service is None:
+            self._service = ReplayService.connect(self._plane["prefix"])
+            self._hub = ray.get_actor(f"{self._plane['prefix']}/weights")
+
+    def _batches(self) -> Prefetcher[Batch]:
+        if self._prefetcher is None:
+            assert self._service is not None
+            self._reader = self._service.reader()
+            pin = self._device.type == "cuda"
+
+            def next_batch(timeout_s: float) -> Batch:
+                batch = self._reader.read(timeout_s=timeout_s)
+                return _pinned(batch) if pin else batch
+
+            depth = self._settings.prefetch_batches
+            self._prefetcher = Prefetcher(next_batch, depth, wait_s=0.5)
+        return self._prefetcher
+
+    def _close_prefetcher(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.close(timeout_s=30.0)
+            self._prefetcher = None
+            self._reader.close()
+
+    def _draw(self) -> Batch:
+        """Draws one batch now, an equal part from every shard, and nothing ahead."""
+        service = self._service
+        assert service is not None
+        work, timeout_s = service.workload, service.settings.timeout_s
+        share = work.share(service.settings.shards)
+        calls = [shard.sample.remote(work.batch_length, share, timeout_s) for shard in service.shards]
+        parts = ray.get(calls, timeout=timeout_s + 10.0)
+        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+    def _publish(self, wait: bool) -> None:
+        """Hands the acting weights to the hub; without `wait` skips while the last are on their way."""
+        if self._publishing is not None and not wait:
+            ready, _ = ray.wait([self._publishing], timeout=0)
+            if not ready:
+                return
+        updates = self._core.updates
+        self._publishing = self._hub.publish.remote(updates, self._agent.acting_state_dict())
+        if wait:
+            ray.get(self._publishing, timeout=PUBLISH_TIMEOUT_S)
+        self._published = updates
+
+    def _read_metrics(self, now: bool) -> dict[str, float]:
+        if not now and self._core.updates - self._measured_updates < self._settings.report_updates:
+            return {}
+        self._measured_updates = self._core.updates
+        return self._core.metrics()
+
+
+def _names(components: str | Collection[str] | None) -> set[str]:
+    if components is None:
+        return set()
+    return {components} if isinstance(components, str) else set(components)
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: torch.from_numpy(array).pin_memory() for name, array in batch.items()}
+

@@ -1,0 +1,46 @@
+"""CoRe's agent as an RLModule: the form in which RLlib builds it on actors and learners."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.rl_module.torch import TorchRLModule
+
+from learners.core import ActingState, CoReAgent
+
+
+class CoReModule(TorchRLModule):
+    """Holds a `CoReAgent` and answers as a policy.
+
+    `model_config` carries the four settings objects `model`, `objective`, `behavior` and `learner`;
+    the number of action dimensions comes from the action space. RLlib's forward methods are not
+    used: acting goes through `act` and training through `learners.update`.
+    """
+
+    agent: CoReAgent
+
+    def setup(self) -> None:
+        """Builds the agent; called by RLlib's constructor."""
+        config = self.model_config
+        self.agent = CoReAgent(
+            config["model"],
+            config["objective"],
+            config["behavior"],
+            config["learner"],
+            int(self.action_space.shape[0]),
+        )
+
+    def initial_state(self, count: int) -> ActingState:
+        """See `CoReAgent.initial_state`."""
+        return self.agent.initial_state(count)
+
+    def act(
+        self, observation: np.ndarray, state: ActingState, is_first: np.ndarray, explore: bool
+    ) -> tuple[np.ndarray, ActingState]:
+        """See `CoReAgent.act`; noise comes from torch's global generator."""
+        return self.agent.act(observation, state, is_first, explore)
+
+    def load_acting_state_dict(self, weights: dict[str, Any]) -> None:
+        """See `CoReAgent.load_acting_state_dict`."""
+        self.agent.load_acting_state_dict(weights)
