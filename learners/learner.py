@@ -62,7 +62,7 @@ class CoReLearner(TorchLearner):
 
     # What the Algorithm calls -------------------------------------------------------------------
 
-    def update(  # type: ignore[override]
+    def update(
         self, *, seconds: float = 2.0, updates: int | None = None, **_: Any
     ) -> dict[str, Any]:
         """Runs updates for `seconds`, or exactly `updates` of them in lock step.
@@ -202,12 +202,13 @@ class CoReLearner(TorchLearner):
         assert service is not None
         work, timeout_s = service.workload, service.settings.timeout_s
         share = work.share(service.settings.shards)
-        calls = [shard.sample.remote(work.batch_length, share, timeout_s) for shard in service.shards]
+        ask = (work.batch_length, share, timeout_s)
+        calls = [shard.sample.remote(*ask) for shard in service.shards]
         parts = ray.get(calls, timeout=timeout_s + 10.0)
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
     def _publish(self, wait: bool) -> None:
-        """Hands the acting weights to the hub; without `wait` skips while the last are on their way."""
+        """Hands the acting weights to the hub; without `wait` skips if it has not taken the last."""
         if self._publishing is not None and not wait:
             ready, _ = ray.wait([self._publishing], timeout=0)
             if not ready:
@@ -233,4 +234,3 @@ def _names(components: str | Collection[str] | None) -> set[str]:
 
 def _pinned(batch: Batch) -> Batch:
     return {name: torch.from_numpy(array).pin_memory() for name, array in batch.items()}
-

@@ -21,9 +21,9 @@ class Prefetcher(Generic[Item]):
     """Calls `next_batch` in a thread of its own and holds up to `depth` results, in order.
 
     Args:
-        next_batch: Returns the next batch, waiting for it up to the seconds that it is given; raises
-            TimeoutError if there is none by then (it is simply asked again). Only the thread calls
-            it. Any other exception ends the thread and is raised by the next `get`.
+        next_batch: Returns the next batch, waiting for it up to the seconds that it is given;
+            raises TimeoutError if there is none by then (it is simply asked again). Only the thread
+            calls it. Any other exception ends the thread and is raised by the next `get`.
         depth: Batches held ready beside the one that `next_batch` is making.
         wait_s: Seconds that `next_batch` is given each time. `close` may take that long.
     """
@@ -80,7 +80,7 @@ class Prefetcher(Generic[Item]):
         self._stop.set()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            raise TimeoutError(f"The prefetch thread still waits for a batch after {timeout_s:g} s.")
+            raise TimeoutError(f"The prefetch thread has not ended within {timeout_s:g} s.")
         while not self._ready.empty():
             self._ready.get_nowait()
 

@@ -18,6 +18,7 @@ class ModelSettings:
     conv_kernels: tuple[int, ...] = (3, 3, 3, 3)  # kernel side of each convolution
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution
     conv_paddings: tuple[int, ...] = (0, 0, 0, 0)  # zero padding of each convolution
+    conv_init: str = "delta_orthogonal"  # or "kaiming": tiny encoders learn small objects sooner
     feature_dims: int = 50  # image features x_t, layer-normalised; the contrastive targets
     embedding_dims: int = 256  # image embedding that the posterior reads
     recurrent_dims: int = 200  # deterministic state h_t of the GRU

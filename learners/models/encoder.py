@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +11,17 @@ from learners.models.layers import initialise, without_affine_norm
 from learners.settings import ModelSettings
 
 
+CONV_INITS = ("delta_orthogonal", "kaiming")
+
+
 class PixelEncoder(nn.Module):
     """Convolutions with ReLU, one linear layer and a layer norm without learned scale.
 
     Every feature vector has norm sqrt(feature_dims), so the contrastive score of two of them is a
     cosine times feature_dims.
+
+    The delta-orthogonal initialisation of the released code first looks at one pixel in stride^2;
+    at 48 pixels with a thin pole "kaiming" (torch's default) finds the pole in half the updates.
 
     Attributes:
         precision: dtype of the convolutions; weights and output stay float32.
@@ -45,6 +53,13 @@ class PixelEncoder(nn.Module):
         self.convolutions = nn.Sequential(*layers)
         self.linear = nn.Linear(channels * side * side, settings.feature_dims)
         initialise(self)
+        if settings.conv_init == "kaiming":
+            for layer in layers[::2]:
+                nn.init.kaiming_uniform_(cast(nn.Conv2d, layer).weight, a=5**0.5)
+        elif settings.conv_init != "delta_orthogonal":
+            raise ValueError(
+                f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}."
+            )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:

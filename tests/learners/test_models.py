@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_bfloat16_convolutions_stay_close_to_float32_features():
     encoder.precision = torch.bfloat16
     assert encoder(pixels).dtype == torch.float32
     assert torch.cosine_similarity(exact, encoder(pixels)).min() > 0.99
+
+
+def test_convolutions_start_delta_orthogonal_or_as_asked():
+    weight = PixelEncoder(MODEL, crop_size=16).convolutions[0].weight
+    taps = weight.abs().sum((0, 1))
+    assert taps[1, 1] > 0
+    assert taps.sum() == taps[1, 1]
+    kaiming = replace(MODEL, conv_init="kaiming")
+    weight = PixelEncoder(kaiming, crop_size=16).convolutions[0].weight
+    assert (weight.abs().sum((0, 1)) > 0).all()
+    with pytest.raises(ValueError, match="conv_init"):
+        PixelEncoder(replace(MODEL, conv_init="zeros"), crop_size=16)
 
 
 def test_a_crop_that_the_convolutions_swallow_is_refused():
