@@ -1,0 +1,81 @@
+"""What an environment looks like: the `environment` section of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DIFFICULTIES = ("none", "easy", "medium", "hard")
+DISTRACTIONS = ("background", "camera", "color")
+QUALITIES = ("exact", "paper", "fast")
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """Task, picture and distractions; the defaults are CoRe's clean cheetah at the paper's size.
+
+    Time: one simulator step is one control step of the task. One agent step repeats its action for
+    `action_repeat` simulator steps. Distractions tick once per simulator step (a video moves on by
+    `action_repeat` frames per agent step), the picture is drawn once per agent step.
+
+    Raises:
+        ValueError: a value is outside its range; the message names the field and what it may be.
+    """
+
+    name: str = (
+        "dcs/cheetah-run"  # what to train on, dcs/<domain>-<task>; `rl-system envs` lists them
+    )
+    action_repeat: int | None = (
+        None  # simulator steps per agent step; empty: the task's value in the paper
+    )
+    image_size: int = (
+        100  # height and width of an observation in pixels (before the learner's crop)
+    )
+    difficulty: str = (
+        "none"  # none, easy, medium or hard: range of the distractions and number of videos
+    )
+    dynamic: bool = (
+        True  # distractions move during an episode; false: they only change between episodes
+    )
+    distractions: tuple[str, ...] = DISTRACTIONS  # which of background, camera and color are on
+    videos: str = (
+        "procedural"  # background videos: "procedural", or a folder (DAVIS root, or one of videos)
+    )
+    num_videos: int | None = None  # use the first n videos; empty: 4 easy, 8 medium, all hard
+    background_blend: float = 1.0  # weight of the video over the original sky, 0 to 1 (paper: 1)
+    ground_alpha: float | None = (
+        None  # opacity of the floor; empty: reacher 0, walker/cheetah 1, others 0.3
+    )
+    quality: str = (
+        "paper"  # exact: as published; paper: under 1 grey level off and faster; fast: no shadows
+    )
+    gl: str = "auto"  # OpenGL library: auto, egl or osmesa
+    render_device: int | None = (
+        None  # index of the EGL device that draws; empty: the first that works
+    )
+
+    def __post_init__(self) -> None:
+        _choose("difficulty", self.difficulty, DIFFICULTIES)
+        _choose("quality", self.quality, QUALITIES)
+        for distraction in self.distractions:
+            _choose("distractions", distraction, DISTRACTIONS)
+        if self.action_repeat is not None and self.action_repeat < 1:
+            raise ValueError(
+                f"environment.action_repeat is {self.action_repeat}; it must be 1 or more."
+            )
+        if not 8 <= self.image_size <= 480:
+            raise ValueError(
+                f"environment.image_size is {self.image_size}; it must be 8 to 480 pixels."
+            )
+        if not 0.0 <= self.background_blend <= 1.0:
+            raise ValueError(
+                f"environment.background_blend is {self.background_blend}; it must be 0 to 1."
+            )
+        if self.ground_alpha is not None and not 0.0 <= self.ground_alpha <= 1.0:
+            raise ValueError(f"environment.ground_alpha is {self.ground_alpha}; it must be 0 to 1.")
+        if self.num_videos is not None and self.num_videos < 0:
+            raise ValueError(f"environment.num_videos is {self.num_videos}; it must be 0 or more.")
+
+
+def _choose(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"environment.{field} has {value!r}; choose from {', '.join(allowed)}.")

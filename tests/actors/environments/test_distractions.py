@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dm_control import suite
+from dm_control.mujoco.wrapper import core
+from PIL import Image
+
+from actors.environments import distractions, published
+from actors.environments.catalog import find, make_environment
+from actors.environments.distractions import Background
+from actors.environments.settings import EnvironmentSettings
+from actors.environments.videos import open_videos
+
+
+def _package(settings: EnvironmentSettings, seed: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The unmodified wrappers of the package, given the seeds of our streams."""
+    alias = property(lambda model: model.tex_data)  # the only thing today's MuJoCo lacks
+    monkeypatch.setattr(core.MjModel, "tex_rgb", alias, raising=False)
+    entry, seeds = find(settings.name), distractions.stream_seeds(seed)
+    scale = published.SCALES[settings.difficulty]
+    environment: Any = suite.load(entry.domain, entry.task, task_kwargs={"random": seeds["task"]})
+    kwargs = published.suite_utils.get_background_kwargs(
+        entry.domain, settings.num_videos, settings.dynamic, settings.videos, "train",
+        video_alpha=settings.background_blend,
+    )  # fmt: skip
+    environment = published.background.DistractingBackgroundEnv(
+        environment, seed=seeds["background"], **kwargs
+    )
+    kwargs = published.suite_utils.get_camera_kwargs(entry.domain, scale, settings.dynamic)
+    environment = published.camera.DistractingCameraEnv(
+        environment, camera_id=0, seed=seeds["camera"], **kwargs
+    )
+    kwargs = published.suite_utils.get_color_kwargs(scale, settings.dynamic)
+    return published.color.DistractingColorEnv(environment, seed=seeds["color"], **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamic", "blend"),
+    [
+        ("dcs/cheetah-run", True, 1.0),
+        ("dcs/reacher-easy", True, 0.5),
+        ("dcs/cartpole-swingup", False, 1.0),
+    ],
+)
+def test_exact_quality_equals_the_published_package(
+    name: str,
+    dynamic: bool,
+    blend: float,
+    tmp_path: Path,
+    write_video,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for video, num_frames in (("bear", 3), ("bmx-bumps", 5)):
+        write_video(tmp_path / video, num_frames)
+        (tmp_path / video / "Thumbs.db").unlink()  # the package stops at files that are no pictures
+    settings = EnvironmentSettings(
+        name=name, difficulty="medium", dynamic=dynamic, videos=str(tmp_path), num_videos=2,
+        background_blend=blend, quality="exact",
+    )  # fmt: skip
+    ours, theirs = make_environment(settings, 11), _package(settings, 11, monkeypatch)
+    generator = np.random.default_rng(0)
+    # With a blend, the package mixes the second episode over the last frame of the first.
+    for _ in range(2 if blend == 1.0 else 1):
+        picture, reward = ours.reset().observation, 0.0
+        theirs.reset()
+        for _ in range(4):
+            expected = Image.fromarray(theirs.physics.render(240, 320, camera_id=0))
+            np.testing.assert_array_equal(
+                picture, np.asarray(expected.resize((100, 100), Image.Resampling.BILINEAR))
+            )
+            for ours_, theirs_ in (
+                (ours.physics.data.cam_xpos, theirs.physics.data.cam_xpos),
+                (ours.physics.data.cam_xmat, theirs.physics.data.cam_xmat),
+                (ours.physics.model.mat_rgba, theirs.physics.model.mat_rgba),
+            ):
+                np.testing.assert_array_equal(ours_, theirs_)
+            action = generator.uniform(-1, 1, ours.action_spec().shape).astype(np.float32)
+            time_step = ours.step(action)
+            picture = time_step.observation
+            reward = sum(theirs.step(action).reward for _ in range(ours.action_repeat))
+            assert time_step.reward == reward
+    ours.close()
+    theirs.physics.free()
+
+
+def test_paper_quality_is_within_a_grey_level_of_exact() -> None:
+    pictures = {}
+    for quality in ("exact", "paper"):
+        environment = make_environment(EnvironmentSettings(difficulty="medium", quality=quality), 5)
+        environment.reset()
+        pictures[quality] = environment.step(np.zeros(6, np.float32)).observation.astype(float)
+        environment.close()
+    assert np.abs(pictures["exact"] - pictures["paper"]).mean() < 1.0
+
+
+def test_fast_quality_shows_the_same_scene_as_exact() -> None:
+    settings = [
+        EnvironmentSettings(difficulty="medium", quality=quality) for quality in ("exact", "fast")
+    ]
+    exact, fast = (
+        make_environment(setting, 5).reset().observation.astype(float) for setting in settings
+    )
+    assert np.abs(exact - fast).mean() < 5.0  # 16 to 35 with the frustum of a square picture
+
+
+def test_the_background_runs_back_at_either_end_and_shows_the_last_frame_twice() -> None:
+    background = Background(
+        open_videos("procedural", "train", 1, 16), True, 1.0, np.zeros((16, 16, 3), np.uint8), 0
+    )
+    background.reset()
+    background.frame, background.direction = 45, 1
+    shown = []
+    for _ in range(5):
+        background.tick()
+        shown.append(background.frame)
+    assert shown == [46, 47, 47, 46, 45]
+    background.frame, background.direction = 1, -1
+    shown = []
+    for _ in range(3):
+        background.tick()
+        shown.append(background.frame)
+    assert shown == [0, 1, 2]
+
+
+def test_a_static_background_stays_for_the_episode_and_changes_with_it() -> None:
+    sky = np.zeros((16, 16, 3), np.uint8)
+    background = Background(open_videos("procedural", "train", None, 16), False, 1.0, sky, 0)
+    seen = set()
+    for _ in range(5):
+        background.reset()
+        before = (background.video, background.frame)
+        background.tick()
+        assert (background.video, background.frame) == before
+        seen.add(before)
+    assert len(seen) > 1
+
+
+def test_blending_mixes_video_and_sky_by_weight() -> None:
+    source = open_videos("procedural", "train", 1, 16)
+    sky = np.full((16, 16, 3), 100, np.uint8)
+    background = Background(source, True, 0.25, sky, 0)
+    background.reset()
+    expected = 0.25 * source.frames(0)[background.frame] + 75.0
+    np.testing.assert_allclose(background.texture(), expected, atol=1.0)
+
+
+def test_each_stream_of_randomness_has_its_own_seed_from_one() -> None:
+    seeds = distractions.stream_seeds(2**62 + 5)
+    assert len(set(seeds.values())) == 4 and seeds == distractions.stream_seeds(2**62 + 5)
+    with pytest.raises(ValueError, match="0 or more"):
+        distractions.stream_seeds(-1)

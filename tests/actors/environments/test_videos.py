@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.environments import procedural, published, videos
+
+
+def test_procedural_videos_are_the_same_every_time_and_differ_by_name() -> None:
+    first = procedural.make_video("procedural-train-00", 32, num_frames=3)
+    again = procedural.make_video("procedural-train-00", 32, num_frames=3)
+    other = procedural.make_video("procedural-train-01", 32, num_frames=3)
+    assert first.shape == (3, 32, 32, 3) and first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first.astype(int) - other).mean() > 10
+
+
+def test_procedural_videos_move_a_little_from_frame_to_frame() -> None:
+    frames = procedural.make_video("procedural-train-03", 64, num_frames=20).astype(int)
+    next_frame, far_frame = (
+        np.abs(frames[1] - frames[0]).mean(),
+        np.abs(frames[19] - frames[0]).mean(),
+    )
+    assert 0 < next_frame < far_frame
+
+
+def test_procedural_videos_have_more_power_at_low_frequencies_as_natural_pictures_do() -> None:
+    picture = procedural.make_video("procedural-train-05", 128, num_frames=1)[0].mean(axis=2)
+    power = np.abs(np.fft.fft2(picture - picture.mean())) ** 2
+    frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(128, 1 / 128)] * 2))
+    bands = [
+        power[(frequency >= low) & (frequency < 2 * low)].mean() for low in (1, 2, 4, 8, 16, 32)
+    ]
+    assert all(high > low for high, low in itertools.pairwise(bands))
+
+
+def test_held_out_procedural_videos_are_disjoint_from_training_videos() -> None:
+    train = videos.open_videos("procedural", "train", None, 32)
+    held_out = videos.open_videos("procedural", "held_out", None, 32)
+    assert len(train.names) == 60 and len(held_out.names) == 30
+    assert not set(train.names) & set(held_out.names)
+    assert not np.array_equal(train.frames(0), held_out.frames(0))
+
+
+def test_frames_are_shared_within_a_process_and_cannot_be_written() -> None:
+    one = videos.open_videos("procedural", "train", 2, 32).frames(1)
+    two = videos.open_videos("procedural", "train", None, 32).frames(1)
+    assert np.shares_memory(one, two)
+    with pytest.raises(ValueError, match="read-only"):
+        one[0] = 0
+
+
+def test_the_cache_folder_holds_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(videos, "_IN_PROCESS", {})
+    made = np.array(videos.open_videos("procedural", "train", 1, 24).frames(0))
+    files = list((tmp_path / "rl-system" / "videos").iterdir())
+    assert [file.suffix for file in files] == [".npy"]
+    monkeypatch.setattr(videos, "_IN_PROCESS", {})
+    np.testing.assert_array_equal(videos.open_videos("procedural", "train", 1, 24).frames(0), made)
+
+
+def test_a_torn_cache_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(videos, "_IN_PROCESS", {})
+    made = np.array(videos.open_videos("procedural", "train", 1, 24).frames(0))
+    (file,) = (tmp_path / "rl-system" / "videos").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    monkeypatch.setattr(videos, "_IN_PROCESS", {})
+    np.testing.assert_array_equal(videos.open_videos("procedural", "train", 1, 24).frames(0), made)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(videos, "_IN_PROCESS", {})
+    assert videos.open_videos("procedural", "train", 1, 16).frames(0).shape[1:] == (16, 16, 3)
+
+
+@pytest.mark.parametrize("inside", ["JPEGImages/480p", "."])
+def test_a_davis_folder_is_split_by_the_published_names(
+    tmp_path: Path, inside: str, write_video
+) -> None:
+    for name in ("bus", "bear", "judo", "camel", "not-in-any-list"):
+        write_video(tmp_path / inside / name)
+    (tmp_path / inside / "empty").mkdir()
+    assert videos.open_videos(str(tmp_path), "train", None, 16).names == ("bear", "bus")
+    assert videos.open_videos(str(tmp_path), "held_out", None, 16).names == ("camel", "judo")
+    assert videos.open_videos(str(tmp_path), "train", 1, 16).names == ("bear",)
+    assert set(published.TRAIN_VIDEOS).isdisjoint(published.HELD_OUT_VIDEOS)
+
+
+def test_frames_of_a_folder_are_sorted_by_name_and_other_files_are_ignored(
+    tmp_path: Path, write_video
+) -> None:
+    write_video(tmp_path / "bear", 5)
+    frames = videos.open_videos(str(tmp_path), "train", None, 16).frames(0)
+    assert frames.shape == (5, 16, 16, 3)
+    np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), [20, 60, 100, 140, 180], atol=2)
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path: Path, write_video) -> None:
+    write_video(tmp_path / "bear", 3)
+    assert len(videos.open_videos(str(tmp_path), "train", None, 16).frames(0)) == 3
+    (tmp_path / "bear" / "00001.jpg").unlink()
+    assert len(videos.open_videos(str(tmp_path), "train", None, 16).frames(0)) == 2
+
+
+def test_a_folder_of_unknown_names_is_split_without_overlap(tmp_path: Path, write_video) -> None:
+    for index in range(12):
+        write_video(tmp_path / f"clip-{index}", 1)
+    train = videos.open_videos(str(tmp_path), "train", None, 16).names
+    held_out = videos.open_videos(str(tmp_path), "held_out", None, 16).names
+    assert train and held_out and not set(train) & set(held_out) and len(train + held_out) == 12
+
+
+def test_a_missing_folder_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(videos.VideoFolderError, match=r"does not exist.*environment.videos"):
+        videos.open_videos(str(tmp_path / "nowhere"), "train", None, 16)
+
+
+def test_a_folder_without_videos_says_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(videos.VideoFolderError, match="holds no video"):
+        videos.open_videos(str(tmp_path), "train", None, 16)
+
+
+def test_asking_for_more_videos_than_there_are_names_the_number(
+    tmp_path: Path, write_video
+) -> None:
+    write_video(tmp_path / "bear")
+    with pytest.raises(videos.VideoFolderError, match="num_videos to at most 1"):
+        videos.open_videos(str(tmp_path), "train", 4, 16)
