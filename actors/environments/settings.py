@@ -21,37 +21,28 @@ class EnvironmentSettings:
         ValueError: a value is outside its range; the message names the field and what it may be.
     """
 
-    name: str = (
-        "dcs/cheetah-run"  # what to train on, dcs/<domain>-<task>; `rl-system envs` lists them
-    )
-    action_repeat: int | None = (
-        None  # simulator steps per agent step; empty: the task's value in the paper
-    )
-    image_size: int = (
-        100  # height and width of an observation in pixels (before the learner's crop)
-    )
-    difficulty: str = (
-        "none"  # none, easy, medium or hard: range of the distractions and number of videos
-    )
-    dynamic: bool = (
-        True  # distractions move during an episode; false: they only change between episodes
-    )
+    # what to train on, dcs/<domain>-<task>; `rl-system envs` lists them
+    name: str = "dcs/cheetah-run"
+    # simulator steps per agent step; null: the task's value in the paper
+    action_repeat: int | None = None
+    # height and width of an observation in pixels (before the learner's crop)
+    image_size: int = 100
+    # none, easy, medium or hard: range of the distractions and number of videos
+    difficulty: str = "none"
+    # distractions move during an episode; false: they only change between episodes
+    dynamic: bool = True
     distractions: tuple[str, ...] = DISTRACTIONS  # which of background, camera and color are on
-    videos: str = (
-        "procedural"  # background videos: "procedural", or a folder (DAVIS root, or one of videos)
-    )
-    num_videos: int | None = None  # use the first n videos; empty: 4 easy, 8 medium, all hard
+    # background videos: "procedural", or a folder (DAVIS root, or one of videos)
+    videos: str = "procedural"
+    num_videos: int | None = None  # use the first n videos; null: 4 easy, 8 medium, all hard
     background_blend: float = 1.0  # weight of the video over the original sky, 0 to 1 (paper: 1)
-    ground_alpha: float | None = (
-        None  # opacity of the floor; empty: reacher 0, walker/cheetah 1, others 0.3
-    )
-    quality: str = (
-        "paper"  # exact: as published; paper: under 1 grey level off and faster; fast: no shadows
-    )
+    # opacity of the floor; null: reacher 0, walker/cheetah 1, others 0.3
+    ground_alpha: float | None = None
+    # exact: as published; paper: under 1 grey level off and faster; fast: no shadows
+    quality: str = "paper"
     gl: str = "auto"  # OpenGL library: auto, egl or osmesa
-    render_device: int | None = (
-        None  # index of the EGL device that draws; empty: the first that works
-    )
+    # index of the EGL device that draws; null: the first that works
+    render_device: int | None = None
 
     def __post_init__(self) -> None:
         _choose("difficulty", self.difficulty, DIFFICULTIES)

@@ -1,0 +1,280 @@
+"""RLlib's view of an actor: an EnvRunner whose `sample` steps for a while and streams to replay.
+
+No frame and no weight passes through RLlib: `sample` returns counts. Replay and the weight hub are
+found by the run's name in Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import traceback
+from dataclasses import asdict, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+
+from actors.environments.catalog import make_environment
+from actors.stream import ChunkStream
+from actors.weights import WeightFeed
+from actors.worker import Report, Worker
+from replay.client import ReplayWriter
+from replay.errors import ReplayTimeout
+from replay.seeds import seed_for
+from replay.service import ReplayService
+
+logger = logging.getLogger(__name__)
+
+WRITE_WAIT_S = 0.5  # how long one `sample` lets itself be held back by replay
+
+
+class StreamingEnvRunner(EnvRunner):
+    """Steps several environments with a recurrent policy and sends the steps to replay.
+
+    Its options are `config.plane`, a plain dictionary that the Algorithm fills: `prefix` (name of
+    the run in Ray), `seed`, `environment` and `actors` (settings objects), `deterministic`.
+
+    Every life of the process has a new name in the chunk identities, so an episode that a crash cut
+    short ends there and nothing is ever stored twice.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        torch.set_num_threads(1)
+        self._plane: dict[str, Any] = self.config.plane
+        self._actors = self._plane["actors"]
+        self._index = int(self.worker_index or 0)
+        self._generation = -1
+        self._worker: Worker | None = None
+        self._writer: ReplayWriter | None = None
+        self._feed: WeightFeed | None = None
+        self._weights_updates = -1
+        self._ages: list[int] = []
+        self._rounds_to_poll = 0
+        self._blocked_since: float | None = None
+        self._reported_at = time.monotonic()
+        self.module: Any = None
+        self.environments: list[Any] = []
+        self._episode_seed = 0
+        self.make_env()
+        self.make_module()
+
+    # What the Algorithm calls -------------------------------------------------------------------
+
+    def sample(
+        self,
+        *,
+        generation: int = 0,
+        agent_steps: dict[int, int] | None = None,
+        seconds: float | None = 0.5,
+        rounds: int | None = None,
+        weights_updates: int | None = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """Steps for `seconds`, or `rounds` rounds in lock step, and returns counts.
+
+        Args:
+            generation: Grows when the run was put back to a checkpoint; the actor then forgets its
+                episodes and begins anew.
+            agent_steps: Agent steps that each actor has taken in the run; read once, when this
+                process begins.
+            seconds: How long to step.
+            rounds: Steps in every environment; used with `weights_updates`.
+            weights_updates: Wait for weights of exactly so many updates before the first step.
+
+        Returns:
+            The fields of `actors.worker.Report` and `actor`, `generation`, `wall_s`,
+            `weights_updates` (updates behind the weights in use; -1: none yet), `weights_ages` (by
+            how many updates weights were behind when newer ones replaced them) and `error` (None or
+            a traceback; the actor then begins anew with the next call).
+        """
+        error = None
+        report = Report()
+        try:
+            worker = self._ready(generation, (agent_steps or {}).get(self._index, 0))
+            if weights_updates is not None:
+                self._take_exactly(weights_updates)
+            worker.run(seconds=None if rounds is not None else seconds, rounds=rounds)
+            report = worker.take_report()
+            self._watch_back_pressure(worker)
+        except Exception:
+            error = traceback.format_exc()
+            logger.exception("Actor %d failed and begins anew.", self._index)
+            if self._worker is not None:
+                report = self._worker.take_report()
+            self._worker = None
+        now = time.monotonic()
+        wall_s, self._reported_at = now - self._reported_at, now
+        ages, self._ages = self._ages, []
+        return asdict(report) | {
+            "actor": self._index,
+            "generation": generation,
+            "wall_s": wall_s,
+            "weights_updates": self._weights_updates,
+            "weights_ages": ages,
+            "error": error,
+        }
+
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Returns observation and action space, as RLlib asks for them."""
+        actions = self.environments[0].action_spec()
+        size = tuple(self.environments[0].observation_spec().shape)
+        spaces = (
+            gym.spaces.Box(0, 255, size, np.uint8),
+            gym.spaces.Box(-1.0, 1.0, tuple(actions.shape), np.float32),
+        )
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def assert_healthy(self) -> None:
+        """Raises AssertionError unless environments and policy stand."""
+        assert self.environments and self.module is not None, "The actor was not built."
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Returns nothing: counts come with `sample`."""
+        return {}
+
+    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Returns nothing: an actor's counts are kept by the Algorithm."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Ignores RLlib's pushes: weights come from the hub, counts with `sample`."""
+
+    def pid(self) -> int:
+        """Returns the process id, for fault tests."""
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Ends the stream and closes the environments."""
+        if self._writer is not None:
+            with contextlib.suppress(ReplayTimeout, RayError):
+                self._writer.close()
+            self._writer = None
+        self._worker = None
+        self._close_environments()
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def make_env(self) -> None:
+        """Makes the environments anew, seeded by this actor's index and life."""
+        self._close_environments()
+        self.environments = [
+            make_environment(
+                self._plane["environment"],
+                seed_for(
+                    self._plane["seed"],
+                    "actor",
+                    self._index,
+                    "environment",
+                    number,
+                    "from",
+                    self._episode_seed,
+                ),
+            )
+            for number in range(self._actors.environments_per_actor)
+        ]
+
+    def _close_environments(self) -> None:
+        for environment in self.environments:
+            environment.close()
+        self.environments = []
+
+    def make_module(self) -> None:
+        """Builds the policy, an RLModule named by the configuration."""
+        spaces = self.get_spaces()
+        self.module = self.config.get_rl_module_spec(spaces=spaces, inference_only=True).build()
+
+    def _ready(self, generation: int, agent_steps: int) -> Worker:
+        """Returns the stepping loop, made anew at a start, after an error and for a generation."""
+        if self._worker is not None and generation == self._generation:
+            return self._worker
+        plane, settings = self._plane, self._actors
+        if agent_steps != self._episode_seed or self._generation not in (-1, generation):
+            self._episode_seed = agent_steps
+            self.make_env()  # other start states than in the life before
+        self._generation = generation
+        name = f"actor-{self._index}"
+        torch.manual_seed(seed_for(plane["seed"], name, "policy", agent_steps))
+        timeout_s = 10.0 if plane["deterministic"] else WRITE_WAIT_S
+        service = ReplayService.connect(plane["prefix"], timeout_s=settings.timeout_s)
+        writer = ReplayWriter(
+            service.shards,
+            service.schema,
+            replace(service.settings, timeout_s=timeout_s),
+            actor=name,
+            actor_index=self._index - 1,
+            environments=len(self.environments),
+        )
+
+        def write(chunk: Any) -> None:
+            writer.write(chunk)
+            if plane["deterministic"]:
+                writer.flush(settings.timeout_s)
+
+        self._writer = writer
+        if self._feed is None:
+            self._feed = WeightFeed(ray.get_actor(f"{plane['prefix']}/weights"))
+        self._blocked_since = None
+        self._worker = Worker(
+            self.environments,
+            self.module,
+            [
+                ChunkStream(write, service.schema, f"{name}/{number}", settings.chunk_agent_steps)
+                for number in range(len(self.environments))
+            ],
+            generator=np.random.default_rng(seed_for(plane["seed"], name, "random", agent_steps)),
+            random_agent_steps=-(-settings.random_agent_steps // settings.count),
+            agent_steps=agent_steps,
+            between=(lambda: None) if plane["deterministic"] else self._look_for_weights,
+        )
+        return self._worker
+
+    def _look_for_weights(self) -> None:
+        self._rounds_to_poll -= 1
+        if self._rounds_to_poll > 0:
+            return
+        assert self._feed is not None
+        found = self._feed.poll()
+        if found is not None:
+            self._take(*found)
+        # A question takes three looks: ask, receive the answer, receive the weights.
+        self._rounds_to_poll = max(1, self._actors.weights_poll_agent_steps // 3)
+
+    def _take_exactly(self, updates: int) -> None:
+        assert self._feed is not None
+        if updates == self._weights_updates:
+            return
+        found = self._feed.wait(updates, self._actors.timeout_s)
+        if found is None:
+            raise RuntimeError(f"The hub holds no weights of {updates} updates.")
+        self._take(*found)
+
+    def _take(self, updates: int, weights: dict[str, Any]) -> None:
+        self.module.load_acting_state_dict(weights)
+        if self._weights_updates >= 0:
+            self._ages.append(max(0, updates - self._weights_updates))
+        self._weights_updates = updates
+
+    def _watch_back_pressure(self, worker: Worker) -> None:
+        """Raises `ReplayTimeout` when replay has held this actor back for `actors.timeout_s`."""
+        now = time.monotonic()
+        if not worker.blocked:
+            self._blocked_since = None
+            return
+        if self._blocked_since is None:
+            self._blocked_since = now
+        elif now - self._blocked_since > self._actors.timeout_s:
+            raise ReplayTimeout(
+                f"Actor {self._index} has been held back by replay for "
+                f"{now - self._blocked_since:.0f} s: all shards wait for the learner to sample. "
+                "Is a learner running? If its updates are just slow, raise actors.timeout_s."
+            )

@@ -1,0 +1,205 @@
+"""The stepping loop: a few environments, one policy, one stream of steps for each environment.
+
+    for every environment that begins an episode:  reset
+    actions, state = policy.act(observations, state, is_first, explore=True)
+    for every environment:                         step, append the step to its stream
+
+This file knows no RLlib and no learner. Environments and the policy are whatever follows the two
+protocols below.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import dm_env
+import numpy as np
+
+from actors.stream import ChunkStream
+
+
+class Policy(Protocol):
+    """Acts in N environments at once and carries a state for each.
+
+    `is_first[i]` tells that environment i shows the first observation of an episode: the policy
+    begins anew there, whatever the state holds.
+    """
+
+    def initial_state(self, count: int, /) -> Any:
+        """Returns states to begin with for `count` environments."""
+        ...
+
+    def act(
+        self, observation: np.ndarray, state: Any, is_first: np.ndarray, explore: bool, /
+    ) -> tuple[np.ndarray, Any]:
+        """Maps uint8 (N, H, W, 3), states and bool (N,) to float32 (N, A) in [-1, 1] and states."""
+        ...
+
+
+class Environment(Protocol):
+    """What the loop needs of an environment; `actors.environments` makes them."""
+
+    simulator_steps: int  # simulator steps of the last agent step
+
+    def reset(self) -> dm_env.TimeStep:
+        """Starts an episode."""
+        ...
+
+    def step(self, action: np.ndarray) -> dm_env.TimeStep:
+        """Takes one agent step."""
+        ...
+
+    def action_spec(self) -> Any:
+        """Returns the shape of actions, float32 in [-1, 1]."""
+        ...
+
+
+@dataclass
+class Report:
+    """What a worker did since its last report."""
+
+    agent_steps: int = 0
+    simulator_steps: int = 0
+    episodes: int = 0  # episodes that ended
+    returns: list[float] = field(default_factory=list)  # undiscounted, one per ended episode
+    random_returns: list[float] = field(default_factory=list)  # those of the random first episodes
+    wait_s: float = 0.0  # seconds in which replay held the worker back
+
+
+class Worker:
+    """Steps its environments in turn with one batched policy.
+
+    Args:
+        environments: At least one; each keeps its own episodes.
+        policy: Chooses the actions.
+        streams: One per environment, in the same order.
+        generator: Source of the random first actions.
+        random_agent_steps: Episodes that begin before this worker has taken so many agent steps act
+            uniformly at random, to their end.
+        agent_steps: Agent steps that this actor took in earlier lives.
+        between: Called before every round of steps: the place to look for new weights.
+    """
+
+    def __init__(
+        self,
+        environments: Sequence[Environment],
+        policy: Policy,
+        streams: Sequence[ChunkStream],
+        *,
+        generator: np.random.Generator,
+        random_agent_steps: int = 0,
+        agent_steps: int = 0,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        if not environments or len(environments) != len(streams):
+            raise ValueError(
+                f"A worker needs one stream per environment, got {len(environments)} environments "
+                f"and {len(streams)} streams."
+            )
+        self._environments = list(environments)
+        self._policy = policy
+        self._streams = list(streams)
+        self._generator = generator
+        self._random_agent_steps = random_agent_steps
+        self._between = between or (lambda: None)
+        count = len(self._environments)
+        self._state = policy.initial_state(count)
+        self._observations: list[np.ndarray | None] = [None] * count  # None: begin an episode
+        self._is_first = np.ones(count, bool)
+        self._random = np.zeros(count, bool)
+        self._returns = np.zeros(count)
+        self._action_shape = tuple(self._environments[0].action_spec().shape)
+        self._next_episode = 0
+        self.agent_steps = agent_steps
+        self._report = Report()
+
+    def run(self, *, seconds: float | None = None, rounds: int | None = None) -> None:
+        """Steps until `seconds` have passed or `rounds` rounds are done, or replay holds it back.
+
+        A round is one agent step in every environment; at least one is made unless a stream is
+        blocked. Whatever was begun continues with the next call.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        done = 0
+        while self._free() and (rounds is None or done < rounds):
+            self._between()
+            self._round()
+            done += 1
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+
+    @property
+    def blocked(self) -> bool:
+        """Whether replay holds this worker back."""
+        return any(stream.blocked for stream in self._streams)
+
+    def take_report(self) -> Report:
+        """Returns what was done since the last call."""
+        report, self._report = self._report, Report()
+        return report
+
+    def _free(self) -> bool:
+        if not self.blocked:
+            return True
+        begin = time.monotonic()
+        free = all([stream.retry() for stream in self._streams])
+        self._report.wait_s += time.monotonic() - begin
+        return free
+
+    def _round(self) -> None:
+        for index, observation in enumerate(self._observations):
+            if observation is None:
+                self._begin(index)
+        observations = np.stack([value for value in self._observations if value is not None])
+        actions = self._actions(observations)
+        for index in range(len(self._environments)):
+            self._step(index, observations[index], actions[index])
+
+    def _begin(self, index: int) -> None:
+        self._observations[index] = self._environments[index].reset().observation
+        self._is_first[index] = True
+        self._random[index] = self.agent_steps < self._random_agent_steps
+        self._returns[index] = 0.0
+        self._streams[index].begin(self._next_episode)
+        self._next_episode += 1
+
+    def _actions(self, observations: np.ndarray) -> np.ndarray:
+        count = len(self._environments)
+        actions = np.empty((count, *self._action_shape), np.float32)
+        if not self._random.all():
+            # Random episodes pass through as well: their state is never used.
+            chosen, self._state = self._policy.act(observations, self._state, self._is_first, True)
+            actions[:] = chosen
+        if self._random.any():
+            shape = (int(self._random.sum()), *self._action_shape)
+            actions[self._random] = self._generator.uniform(-1.0, 1.0, shape)
+        return actions
+
+    def _step(self, index: int, observation: np.ndarray, action: np.ndarray) -> None:
+        environment, stream = self._environments[index], self._streams[index]
+        time_step = environment.step(action)
+        begin = time.monotonic()
+        stream.append(
+            observation=observation,
+            action=action,
+            reward=time_step.reward,
+            is_first=self._is_first[index],
+            is_last=time_step.last(),
+            discount=time_step.discount,
+        )
+        waited = time.monotonic() - begin
+        if stream.blocked:
+            self._report.wait_s += waited
+        self._is_first[index] = False
+        self._returns[index] += time_step.reward
+        self._observations[index] = None if time_step.last() else time_step.observation
+        self.agent_steps += 1
+        self._report.agent_steps += 1
+        self._report.simulator_steps += environment.simulator_steps
+        if time_step.last():
+            self._report.episodes += 1
+            returns = self._report.random_returns if self._random[index] else self._report.returns
+            returns.append(float(self._returns[index]))

@@ -1,0 +1,401 @@
+"""The two ends of the service: a writer in every actor, a reader in every learner."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayActorError
+
+from replay.errors import ReplayError, ReplayTimeout
+from replay.schema import Batch, Chunk, ChunkKey, Schema
+from replay.settings import ReplaySettings
+from replay.workload import Workload
+
+IDLE_EPISODES_KEPT = 1024  # routes of episodes that never ended (their environment was rebuilt)
+ASK_WHY_TIMEOUT_S = 5.0
+
+
+@dataclass
+class _Route:
+    """One episode on its way to one shard."""
+
+    shard: int
+    backlog: deque[Chunk] = field(
+        default_factory=deque
+    )  # not acknowledged, in order; those in `sent` are its first
+    sent: int = 0
+    call: Any = None  # the call that carries them
+    admitted: bool = False  # the shard has taken the first chunk: the rest follows it there
+    held_back_by: set[int] = field(default_factory=set)
+    held_back_at: float = 0.0
+
+
+class ReplayWriter:
+    """Streams one actor's episodes to the shards, each chunk exactly once, with a bounded amount in
+    flight.
+
+    An episode goes to one shard: the one this writer has given the fewest agent steps, ties in
+    favour of the shard numbered like the actor. If that shard's limiter holds new episodes back, it
+    goes to the next that does not; if all hold back, `write` waits (back-pressure). Chunks of one
+    episode are sent one call after the other, so they arrive in order; after a shard restart Ray
+    repeats the unanswered call, and the shard drops what it had. Use one writer per process; it is
+    not thread-safe.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[ActorHandle[Any]],
+        schema: Schema,
+        settings: ReplaySettings,
+        *,
+        actor: str,
+        actor_index: int = 0,
+        environments: int = 1,
+    ) -> None:
+        """Up to `environments` x `settings.chunks_in_flight` chunks are unacknowledged at once.
+
+        A process that is started again counts its episodes from 0 again, so every writer adds a
+        random mark of its own to the actor's name; no new episode is ever taken for a repeat of an
+        old one.
+        """
+        self._shards = list(shards)
+        self._schema = schema
+        self._timeout_s = settings.timeout_s
+        self._limit = settings.chunks_in_flight * environments
+        self._mark = f"#{os.urandom(4).hex()}"
+        self._actor = actor
+        self._order = [(actor_index + i) % len(self._shards) for i in range(len(self._shards))]
+        self._given = [0] * len(self._shards)
+        self._routes: OrderedDict[tuple[str, int], _Route] = OrderedDict()
+        self._admissions: dict[int, Any] = {}  # shard -> pending answer to "may an episode begin?"
+        self._in_flight = 0
+        self._waits = 0
+        self._wait_s = 0.0
+
+    def write(self, chunk: Chunk) -> None:
+        """Sends a chunk; returns while it is on its way.
+
+        The arrays may be reused by the caller only after the chunk was acknowledged: hand over
+        fresh ones. Raises `ChunkError` at once if the chunk does not fit the schema,
+        `ReplayTimeout` if there is no room in flight within `timeout_s` (the chunk is then not
+        taken: the call can be repeated), `ReplayError` if a shard is gone for good.
+        """
+        self._schema.validate(chunk)
+        self._advance(0.0)
+        if self._in_flight >= self._limit:
+            self._wait(self._limit - 1, "to send a chunk")
+        key = chunk.key
+        route = self._routes.get((key.actor, key.episode))
+        if route is None:
+            route = self._routes[key.actor, key.episode] = _Route(self._preferred(set()))
+        route.backlog.append(
+            Chunk(ChunkKey(key.actor + self._mark, key.episode, key.start), chunk.steps)
+        )
+        self._in_flight += 1
+        self._send(route)
+        self._forget_idle()
+
+    def poll(self) -> None:
+        """Takes in what shards have answered and sends what had to wait for it; never blocks.
+
+        `write` does the same. An actor that pauses between two chunks (an evaluation, a reset that
+        takes seconds) calls it meanwhile, so that a chunk queued behind another does not lie still.
+        """
+        self._advance(0.0)
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Waits until every chunk is acknowledged. Raises `ReplayTimeout` after `timeout_s`
+        (default: the service's).
+        """
+        self._wait(0, "for the last chunks", timeout_s)
+
+    def close(self) -> None:
+        """Flushes. Episodes that have not ended stay in replay as they are."""
+        self.flush()
+        for call in self._admissions.values():
+            ray.cancel(call)
+        self._admissions.clear()
+
+    def stats(self) -> dict[str, float]:
+        """`write_waits`, `write_wait_s` (time that `write` and `flush` were blocked),
+        `chunks_in_flight`.
+        """
+        return {
+            "write_waits": self._waits,
+            "write_wait_s": self._wait_s,
+            "chunks_in_flight": self._in_flight,
+        }
+
+    def _preferred(self, without: set[int]) -> int:
+        return min((s for s in self._order if s not in without), key=lambda s: self._given[s])
+
+    def _send(self, route: _Route) -> None:
+        if (
+            route.call is not None
+            or not route.backlog
+            or len(route.held_back_by) == len(self._shards)
+        ):
+            return
+        # Until the first chunk is taken the episode may still go elsewhere, so that one travels
+        # alone.
+        chunks = list(route.backlog) if route.admitted else [route.backlog[0]]
+        waited_s = time.monotonic() - route.held_back_at if route.held_back_at else 0.0
+        route.sent = len(chunks)
+        self._given[route.shard] += sum(map(len, chunks))
+        route.call = self._shards[route.shard].insert.remote(chunks, waited_s)
+
+    def _advance(self, timeout_s: float) -> None:
+        """Takes in what the shards have answered, waiting up to `timeout_s` for a first answer, and
+        sends what follows.
+        """
+        calls = {route.call: route for route in self._routes.values() if route.call is not None}
+        admissions = {call: shard for shard, call in self._admissions.items()}
+        waiting = [*calls, *admissions]
+        if not waiting:
+            return
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+        if len(waiting) > 1:
+            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for call in ready:
+            if call in admissions:
+                self._admitted(admissions[call])
+            else:
+                self._answered(calls[call])
+
+    def _answered(self, route: _Route) -> None:
+        call, route.call = route.call, None
+        chunks = [route.backlog[i] for i in range(route.sent)]
+        try:
+            receipt = ray.get(call)
+        except ActorUnavailableError:
+            self._given[route.shard] -= sum(map(len, chunks))
+            self._send(route)
+            return
+        except RayActorError as error:
+            raise _gone(route.shard, error) from error
+        if receipt.held_back:
+            self._given[route.shard] -= len(chunks[0])
+            route.held_back_at = route.held_back_at or time.monotonic()
+            route.held_back_by.add(route.shard)
+            if len(route.held_back_by) < len(self._shards):
+                route.shard = self._preferred(route.held_back_by)
+                self._send(route)
+            else:
+                self._ask_for_admission(len(chunks[0]))
+            return
+        for _ in chunks:
+            route.backlog.popleft()
+        self._in_flight -= len(chunks)
+        route.admitted = True
+        route.held_back_at = 0.0
+        if chunks[-1].is_last:
+            last = chunks[-1].key
+            del self._routes[last.actor.removesuffix(self._mark), last.episode]
+        else:
+            self._send(route)
+
+    def _ask_for_admission(self, agent_steps: int) -> None:
+        for shard in self._order:
+            if shard not in self._admissions:
+                self._admissions[shard] = self._shards[shard].admission.remote(
+                    agent_steps, self._timeout_s
+                )
+
+    def _admitted(self, shard: int) -> None:
+        """Shard `shard` may take an episode again (or has grown tired of the question): offer it
+        the longest waiting.
+        """
+        call = self._admissions.pop(shard)
+        try:
+            granted = ray.get(call)
+        except ActorUnavailableError:
+            granted = False
+        except RayActorError as error:
+            raise _gone(shard, error) from error
+        everywhere = set(range(len(self._shards)))
+        waiting = [
+            route
+            for route in self._routes.values()
+            if route.held_back_by == everywhere and route.call is None
+        ]
+        if not waiting:
+            return
+        if not granted:
+            self._ask_for_admission(len(waiting[0].backlog[0]))
+            return
+        waiting[0].shard = shard
+        waiting[0].held_back_by = everywhere - {shard}
+        self._send(waiting[0])
+        if len(waiting) > 1:
+            self._ask_for_admission(len(waiting[1].backlog[0]))
+
+    def _wait(self, at_most: int, what: str, timeout_s: float | None = None) -> None:
+        """Waits until at most `at_most` chunks are in flight."""
+        begin = time.monotonic()
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            while self._in_flight > at_most:
+                left = begin + timeout_s - time.monotonic()
+                if left <= 0:
+                    why = self._why()
+                    raise ReplayTimeout(f"{self._actor} waited {timeout_s:g} s {what}: {why}")
+                self._advance(left)
+        finally:
+            waited = time.monotonic() - begin
+            if waited > 1e-4:
+                self._waits += 1
+                self._wait_s += waited
+
+    def _why(self) -> str:
+        held_back = any(
+            len(route.held_back_by) == len(self._shards) for route in self._routes.values()
+        )
+        if held_back:
+            return (
+                "all replay shards hold new episodes back, because the learner has sampled less "
+                "than samples per insert asks for. "
+                "Is a learner running? If its updates are just slow, raise replay.timeout_s."
+            )
+        shards = sorted({route.shard for route in self._routes.values() if route.call is not None})
+        names = ", ".join(map(str, shards))
+        return (
+            f"replay shard {names} does not answer. Is its process alive and its machine reachable?"
+        )
+
+    def _forget_idle(self) -> None:
+        if len(self._routes) > IDLE_EPISODES_KEPT:
+            for key, route in list(self._routes.items()):
+                if not route.backlog and len(self._routes) > IDLE_EPISODES_KEPT:
+                    del self._routes[key]
+
+
+class ReplayReader:
+    """Draws (T, B) batches, an equal part of B from every shard, with several requests in flight.
+
+    Parts are put side by side on axis 1 in the order of shards, in new arrays that the caller owns
+    (or in `out`); nothing keeps the object store's memory. Not thread-safe: use it from one thread,
+    such as a prefetcher's.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[ActorHandle[Any]],
+        settings: ReplaySettings,
+        *,
+        batch_length: int,
+        batch_size: int,
+    ) -> None:
+        """`batch_size` must be a multiple of the number of shards. Nothing is requested before the
+        first `read`.
+        """
+        self._shards = list(shards)
+        self._length = batch_length
+        self._sequences = Workload(batch_size=batch_size).share(len(self._shards))
+        self._timeout_s = settings.timeout_s
+        self._depth = settings.requests_in_flight
+        self._pending: deque[tuple[int, list[Any]]] = deque()  # number, a call to every shard
+        self._name = os.urandom(8).hex()
+        self._next_number = 0
+        self._waits = 0
+        self._wait_s = 0.0
+
+    def read(self, out: Batch | None = None, timeout_s: float | None = None) -> Batch:
+        """The next batch: arrays (T, B, ...). Raises `ReplayTimeout` after `timeout_s`, saying who
+        waits for whom.
+
+        After a time-out the requests stay in flight and the call can be repeated. Raises
+        `ReplayError` if a shard is gone for good.
+        """
+        begin = time.monotonic()
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        while len(self._pending) < self._depth:
+            self._ask()
+        parts = self._await(*self._pending[0], begin + timeout_s, timeout_s)
+        self._pending.popleft()
+        self._ask()
+        batch = {} if out is None else out
+        for name in parts[0]:
+            arrays = [part[name] for part in parts]
+            if out is None:
+                batch[name] = np.concatenate(arrays, axis=1)
+            else:
+                np.concatenate(arrays, axis=1, out=out[name])
+        waited = time.monotonic() - begin
+        if waited > 1e-3:
+            self._waits += 1
+            self._wait_s += waited
+        return batch
+
+    def close(self) -> None:
+        """Withdraws the requests in flight."""
+        for _, calls in self._pending:
+            for call in calls:
+                ray.cancel(call)
+        self._pending.clear()
+
+    def stats(self) -> dict[str, float]:
+        """`read_waits` and `read_wait_s`: batches that were not there when asked for, and the time
+        until they were.
+        """
+        return {"read_waits": self._waits, "read_wait_s": self._wait_s}
+
+    def _ask(self) -> None:
+        number = self._next_number
+        self._next_number += 1
+        calls = [self._request(shard, number) for shard in range(len(self._shards))]
+        self._pending.append((number, calls))
+
+    def _request(self, shard: int, number: int) -> Any:
+        return self._shards[shard].sample.remote(
+            self._length, self._sequences, self._timeout_s, self._name, number
+        )
+
+    def _await(
+        self, number: int, calls: list[Any], deadline: float, timeout_s: float
+    ) -> list[Batch]:
+        """The answers to `calls`, in order. Requests that a shard gave up are made again."""
+        parts: list[Batch | None] = [None] * len(calls)
+        while missing := [i for i, part in enumerate(parts) if part is None]:
+            left = max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait([calls[i] for i in missing], num_returns=1, timeout=left)
+            if not ready:
+                raise ReplayTimeout(f"No batch within {timeout_s:g} s. {self._why(missing)}")
+            shard = calls.index(ready[0])
+            try:
+                parts[shard] = ray.get(ready[0])
+            except (ReplayTimeout, ActorUnavailableError):
+                calls[shard] = self._request(shard, number)
+            except RayActorError as error:
+                raise _gone(shard, error) from error
+        return [part for part in parts if part is not None]
+
+    def _why(self, shards: list[int]) -> str:
+        reasons = []
+        for shard in shards:
+            try:
+                call: Any = self._shards[shard].why_not.remote(self._length, self._sequences)
+                reasons.append(
+                    f"Shard {shard} "
+                    f"{ray.get(call, timeout=ASK_WHY_TIMEOUT_S) or 'has just become ready'}."
+                )
+            except (RayActorError, ray.exceptions.GetTimeoutError):
+                reasons.append(
+                    f"Shard {shard} does not answer: is its process alive and its machine "
+                    "reachable?"
+                )
+        return " ".join(reasons)
+
+
+def _gone(shard: int, error: Exception) -> ReplayError:
+    return ReplayError(
+        f"Replay shard {shard} is gone and will not be started again ({type(error).__name__}). "
+        "The service was stopped or its machine was lost: resume the run from its last checkpoint."
+    )

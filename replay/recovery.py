@@ -1,0 +1,69 @@
+"""What a shard must know of its earlier life when Ray starts it again after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class Recovery:
+    """A few numbers and a path in a small folder, kept up to date at the cost of a memory write.
+
+    The counts live in a mapped file, so a SIGKILL does not lose them. The folder must be reachable
+    from wherever the shard may be started again: on a cluster give a shared one.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], index: int) -> None:
+        """Opens or creates the notes of shard `index`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = folder / f"shard-{index}.notes"
+        self._pointer = folder / f"shard-{index}.json"
+        # [lives begun, inserted agent steps as of now, agent steps lost over all restarts]
+        if not notes.exists():
+            partial = notes.with_suffix(".partial")
+            partial.write_bytes(np.zeros(3, np.int64).tobytes())
+            partial.rename(notes)
+        self._notes = np.memmap(notes, np.int64, "r+", shape=(3,))
+        self._notes[0] += 1
+
+    @property
+    def restarts(self) -> int:
+        """How often the shard was started again."""
+        return int(self._notes[0]) - 1
+
+    @property
+    def lost_agent_steps(self) -> int:
+        """Agent steps received and in no snapshot when the shard died.
+
+        At most this many are missing: a call that was stored but not yet answered is sent again.
+        """
+        return int(self._notes[2])
+
+    def inserted(self, total: int) -> None:
+        """Notes the count of inserted agent steps."""
+        self._notes[1] = total
+
+    def restored(self, total: int) -> None:
+        """Notes, after a restart, that the shard goes on from `total` inserted agent steps: the
+        rest is lost.
+        """
+        self._notes[2] += max(0, int(self._notes[1]) - total)
+        self._notes[1] = total
+
+    @property
+    def snapshot(self) -> str | None:
+        """The last snapshot registered, if any."""
+        try:
+            return str(json.loads(self._pointer.read_text())["snapshot"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def register(self, snapshot: str) -> None:
+        """Names the snapshot to go back to."""
+        partial = self._pointer.with_suffix(".partial")
+        partial.write_text(json.dumps({"snapshot": snapshot}))
+        partial.replace(self._pointer)

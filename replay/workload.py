@@ -1,0 +1,78 @@
+"""Who will use the replay service and how much: what the limiter's band and the object store's size
+follow from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replay.errors import ReplayError
+from replay.schema import Schema
+from replay.settings import ReplaySettings
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The traffic of one run.
+
+    `samples_per_insert` is updates per agent step x batch size x batch length (all readers
+    together); None takes the limiter off.
+    """
+
+    samples_per_insert: float | None = None
+    batch_length: int = 32  # T
+    batch_size: int = 32  # B of one reader
+    readers: int = 1  # learners that draw batches of this size
+    writers: int = 1  # actors that write
+    environments_per_writer: int = 1  # episodes that an actor has open at once
+    chunk_length: int = 32  # agent steps of a chunk, the longest
+
+    def share(self, shards: int) -> int:
+        """Sequences that each of `shards` shards adds to a batch. Raises `ReplayError` if the batch
+        does not divide evenly.
+        """
+        if self.batch_size % shards:
+            raise ReplayError(
+                f"batch_size {self.batch_size} is no multiple of replay.shards {shards}: every "
+                "shard gives an equal part of a batch. "
+                "Change one of them."
+            )
+        return self.batch_size // shards
+
+    def band(self, settings: ReplaySettings) -> float:
+        """The limiter's band of one shard, in sampled agent steps.
+
+        The least band with which both sides can move in turn is half of one chunk's worth plus one
+        batch share. The computed one leaves room for every request that the readers keep in flight
+        and for one chunk of every open episode, so that prefetching is not throttled. Raises
+        `ReplayError` if `replay.limiter_band_agent_steps` is below the least.
+        """
+        if self.samples_per_insert is None:
+            return 0.0
+        sample = self.share(settings.shards) * self.batch_length
+        chunk = self.samples_per_insert * self.chunk_length
+        if settings.limiter_band_agent_steps is None:
+            episodes = -(-self.writers * self.environments_per_writer // settings.shards)
+            return chunk * max(1, episodes) + sample * self.readers * settings.requests_in_flight
+        band = settings.limiter_band_agent_steps * self.samples_per_insert
+        if band < (chunk + sample) / 2:
+            raise ReplayError(
+                f"replay.limiter_band_agent_steps is {settings.limiter_band_agent_steps:g}; with "
+                f"chunks of {self.chunk_length} agent steps and "
+                f"{sample} sampled agent steps per batch and shard it must be at least "
+                f"{(chunk + sample) / 2 / self.samples_per_insert:g}, or null (computed)."
+            )
+        return band
+
+    def object_store_bytes(self, schema: Schema, settings: ReplaySettings) -> int:
+        """Bytes of the object store that frames in flight need: every writer's chunks and every
+        reader's batches, twice over.
+        """
+        chunks = (
+            self.writers
+            * self.environments_per_writer
+            * settings.chunks_in_flight
+            * self.chunk_length
+        )
+        batches = self.readers * settings.requests_in_flight * self.batch_size * self.batch_length
+        return 2 * schema.bytes_per_step * (chunks + batches)
