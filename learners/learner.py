@@ -7,6 +7,7 @@ queued, so the learner never waits for the driver.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection
 from typing import Any
@@ -54,6 +55,10 @@ class CoReLearner(TorchLearner):
         )
         self._service: ReplayService | None = None
         self._prefetcher: Prefetcher[Batch] | None = None
+        self._drawer = (
+            f"lock-step-{os.urandom(4).hex()}"  # shards serve a reader's requests in order
+        )
+        self._drawn = 0
         self._hub: Any = None
         self._publishing: Any = None  # the hub's pending answer
         self._published = -1  # updates behind the newest weights that the hub has taken
@@ -202,13 +207,14 @@ class CoReLearner(TorchLearner):
         assert service is not None
         work, timeout_s = service.workload, service.settings.timeout_s
         share = work.share(service.settings.shards)
-        ask = (work.batch_length, share, timeout_s)
+        ask = (work.batch_length, share, timeout_s, self._drawer, self._drawn)
+        self._drawn += 1
         calls = [shard.sample.remote(*ask) for shard in service.shards]
         parts = ray.get(calls, timeout=timeout_s + 10.0)
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
     def _publish(self, wait: bool) -> None:
-        """Hands the acting weights to the hub; without `wait` skips if it has not taken the last."""
+        """Hands the acting weights to the hub; without `wait`, if it is free to take them."""
         if self._publishing is not None and not wait:
             ready, _ = ray.wait([self._publishing], timeout=0)
             if not ready:

@@ -1,0 +1,69 @@
+# Set-up, the main job and the checks. Every target sets up what it needs by itself.
+#
+#   make train             train the default on this machine, ends with the path of a report
+#   make test              set up and run the tests (without those marked slow)
+#   make test-slow         the tests marked slow
+#   make lint              ruff and mypy
+#   make clean             remove the virtual environment and caches (never runs/)
+#
+# Variables: PYTHON (3.11 or newer), VENV (.venv), TORCH_INDEX (index to take torch from, for
+# example https://download.pytorch.org/whl/cpu; empty: your pip's own), ARGS (added to `train`).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+TORCH := torch==2.13.0
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.rl-system-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint clean graphics
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rl-system needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	       "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "Could not make $(VENV). On Debian or Ubuntu: apt-get install -y python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --upgrade --quiet pip setuptools wheel
+# torch by itself first: resolved together with the rest, pip may bring gigabytes of CUDA packages.
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP)
+
+# Drawing needs a GL library. It is installed where that is allowed, else the command is printed.
+GL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
+graphics: $(STAMP)
+	@if ! $(BIN)/python -m rl_system doctor --only graphics --quiet; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "No GL library can draw here: installing $(GL_PACKAGES)"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq $(GL_PACKAGES) >/dev/null; } || true; \
+	  fi; \
+	  $(BIN)/python -m rl_system doctor --only graphics; \
+	fi
+
+train: graphics
+	$(BIN)/python -m rl_system train default $(ARGS)
+
+test: graphics
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: graphics
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,501 @@
+"""CoRe as an RLlib algorithm: its configuration, and the driver that only conducts.
+
+    config = CoReConfig().environment("dcs/cartpole-swingup").env_runners(num_env_runners=8)
+    algorithm = config.build_algo()
+    print(algorithm.train()["metrics"])
+
+or `tune.Tuner(CoRe, param_space=config)`, with search spaces anywhere in the settings. The driver
+asks actors and learner to go on, adds up what they report, evaluates and saves. No frame and no
+weight passes through it: actors write to replay shards, the learner reads from them and publishes
+weights to the hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+# Chooses the OpenGL library, before RLlib imports dm_control.
+from actors.environments.settings import EnvironmentSettings
+
+# isort: split
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES_LIFETIME,
+)
+from ray.tune import PlacementGroupFactory
+
+from actors.runner import StreamingEnvRunner
+from learners.learner import CoReLearner
+from learners.module import CoReModule
+from rl_system.builder import SettingsBuilder
+from rl_system.config import settings_to_dict
+from rl_system.errors import CheckpointError
+from rl_system.evaluator import EvaluationSchedule
+from rl_system.plane import (
+    DRIVER_CPUS,
+    DataPlane,
+    check_supported,
+    explain_actors,
+    gpus_per_learner,
+    new_prefix,
+    required_cpus,
+    shard_bundles,
+    shared_settings,
+)
+from rl_system.policy import MODULE_STATE, load_policy
+from rl_system.settings import EvaluationSettings, Settings
+from rl_system.tally import Tally
+from rl_system.watch import Watch
+
+__all__ = ["CoRe", "CoReConfig", "load_policy", "required_cpus"]
+
+logger = logging.getLogger(__name__)
+
+ACTOR_SLICE_S = 0.5  # one call of an actor; the next is queued already
+LEARNER_SLICE_S = 2.0  # one call of the learner; the next is queued already
+LOCAL_LEARNER_SLICE_S = 0.5  # the same in the driver, where actors wait for their next call
+CLEANUP_S = 20.0  # how long the learner may take to end by itself
+DRIVER_WAIT_S = 0.25  # how long the driver waits for an answer of the actors
+REPLAY = "replay"  # directory of the shards in a checkpoint
+TALLY = "tally"  # key of the counters in the Algorithm's state
+
+
+class CoReConfig(SettingsBuilder, AlgorithmConfig):
+    """Configuration of CoRe: RLlib's, plus one nested dictionary `settings`.
+
+    `settings` has the sections of `rl_system.settings.Settings` and holds only what differs from
+    their defaults; any value may be a search space of Tune. It is checked by `validate`, which
+    RLlib calls when the algorithm is built, and then RLlib's own fields (environment, number of env
+    runners and learners, seed, resources) are set from it: where both speak, `settings` wins.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or CoRe)
+        self.settings = {}
+        self.plane: dict[str, Any] = {}  # what actors and learner find each other by; set at build
+        self.env_runner_cls = StreamingEnvRunner
+        self.create_local_env_runner = False
+        self.max_requests_in_flight_per_env_runner = 2
+        self.max_requests_in_flight_per_learner = 2
+        # RLlib's 30 s would stop the driver, and with it every healthy actor, while one restarts.
+        self.env_runner_health_probe_timeout_s = 0.05
+        self.restart_failed_env_runners = True
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.min_time_s_per_iteration: float | None = 5.0
+        self.num_cpus_for_main_process = DRIVER_CPUS
+        self._dont_auto_sync_env_runner_states = True
+        self.merge_env_runner_states = False
+        self.broadcast_env_runner_states = False
+
+    # Settings -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> CoReConfig:
+        """Returns the configuration of a complete `Settings`."""
+        config = cls()
+        config.settings = settings_to_dict(settings)
+        return config
+
+    def environment(self, env: Any = NotProvided, **values: Any) -> CoReConfig:
+        """Names the task, such as "dcs/cartpole-swingup"; takes EnvironmentSettings' values too."""
+        own, rllib = _split(values, EnvironmentSettings)
+        if env is not NotProvided:
+            own["name"] = env
+        super().environment(**rllib)
+        return self.settings_update(environment=own)
+
+    def env_runners(self, **values: Any) -> CoReConfig:
+        """RLlib's, with the numbers of actors, their environments and CPUs in `settings`."""
+        names = {
+            "num_env_runners": "count",
+            "num_envs_per_env_runner": "environments_per_actor",
+            "num_cpus_per_env_runner": "num_cpus_per_actor",
+        }
+        self.settings_update(actors={names[k]: values.pop(k) for k in list(values) if k in names})
+        super().env_runners(**values)
+        return self
+
+    def learners(self, **values: Any) -> CoReConfig:
+        """RLlib's, with the number of learner processes kept in `settings`."""
+        if "num_learners" in values:
+            self.settings_update(learner={"count": values.pop("num_learners")})
+        super().learners(**values)
+        return self
+
+    def evaluation(self, **values: Any) -> CoReConfig:
+        """Changes values of EvaluationSettings; RLlib's own evaluation options stay available."""
+        own, rllib = _split(values, EvaluationSettings)
+        super().evaluation(**rllib)
+        return self.settings_update(evaluation=own)
+
+    def debugging(self, **values: Any) -> CoReConfig:
+        """RLlib's, with the seed kept in `settings`."""
+        if "seed" in values:
+            self.settings_update(run={"seed": values.pop("seed")})
+        super().debugging(**values)
+        return self
+
+    # What RLlib calls ---------------------------------------------------------------------------
+
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> CoReConfig:
+        """As RLlib's; `settings` given in part changes only what it names."""
+        values = dict(config_dict)
+        sections = values.pop("settings", {})
+        super().update_from_dict(values)
+        return self.settings_update(**sections)
+
+    def validate(self) -> None:
+        """Checks the settings and sets RLlib's own fields from them.
+
+        Raises:
+            SettingsError: see `resolved`; and for what this algorithm cannot do yet.
+        """
+        settings = self.resolved()
+        check_supported(settings)
+        if not self._is_frozen:
+            self.env = settings.environment.name
+            self.num_env_runners = settings.actors.count
+            self.num_cpus_per_env_runner = settings.actors.num_cpus_per_actor
+            self.num_learners = settings.learner.count
+            self.num_gpus_per_learner = gpus_per_learner(settings)
+            self.seed = settings.run.seed % 2**31  # RLlib seeds NumPy's old generator with it
+            self.min_time_s_per_iteration = settings.run.iteration_s
+        super().validate()
+
+    def get_default_learner_class(self) -> type:
+        """Returns the learner of CoRe."""
+        return CoReLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Returns the module of CoRe with its settings."""
+        names = ("model", "objective", "behavior", "learner")
+        plane = self.plane or shared_settings(self.resolved())
+        return RLModuleSpec(module_class=CoReModule, model_config={n: plane[n] for n in names})
+
+
+class CoRe(Algorithm):
+    """Distributed CoRe: actors stream to replay shards, a learner trains, the driver conducts.
+
+    `train()` returns RLlib's result with the flat dictionary `metrics` (rl_system/metrics.py).
+    Checkpoints hold weights, optimisers, random states, counters and the whole replay.
+    """
+
+    config: CoReConfig
+
+    @classmethod
+    def get_default_config(cls) -> CoReConfig:
+        """Returns the configuration of the paper."""
+        return CoReConfig()
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """Returns RLlib's bundles with one for each replay shard at the end."""
+        request = super().default_resource_request(config)
+        settings = cls.get_default_config().update_from_dict(config).resolved()
+        bundles = [*request.bundles, *shard_bundles(settings)]
+        return PlacementGroupFactory(bundles, strategy=request.strategy)
+
+    # Start and end ------------------------------------------------------------------------------
+
+    def setup(self, config: CoReConfig) -> None:
+        """Starts shards, hub, actors, learner and evaluator.
+
+        Raises:
+            SettingsError, ReplayError: what is asked for cannot work here; nothing is left running.
+        """
+        settings = self._settings = self.config.resolved()
+        prefix = new_prefix()
+        self._tally = Tally()
+        self._watch = Watch(settings)
+        self._generation = 0  # grows when the run is put back to a checkpoint
+        self._first_update_agent_steps: int | None = None
+        self._give_plane(prefix)
+        self._token = ray.put(None)
+        # Before actors and learner: inside a Tune trial each shard has a bundle of its own, and the
+        # learner, which takes any, must find these taken.
+        self._plane = DataPlane.start(settings, prefix, self.logdir)
+        self._schedule = EvaluationSchedule(prefix, settings, self._plane.action_dims)
+        try:
+            super().setup(config)
+        except BaseException as error:
+            try:
+                if isinstance(error, IndexError):  # RLlib's word for: no env runner could be made
+                    explain_actors(settings, error)
+            finally:
+                self.cleanup()
+            raise
+        self._tally.begin()
+        self._watch.restart()
+
+    def cleanup(self) -> None:
+        """Ends every process of this run."""
+        if getattr(self, "learner_group", None) is not None:
+            try:  # its reader withdraws what it asked of the shards before they go
+                self.learner_group.foreach_learner(
+                    lambda learner: learner.shutdown(), timeout_seconds=CLEANUP_S
+                )
+            except Exception:
+                logger.warning("The learner did not end by itself.", exc_info=True)
+        super().cleanup()
+        if hasattr(self, "_plane"):
+            self._schedule.stop()
+            self._plane.stop()
+
+    # Conducting ---------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, Any]:
+        """Runs one iteration of RLlib and adds the flat `metrics`."""
+        result = super().step()
+        try:
+            stats = self._plane.replay.stats(timeout_s=10.0)
+        except (TimeoutError, RuntimeError) as error:
+            logger.warning("Replay gave no counts: %s", error)
+            stats = {}
+        capacity = self._settings.replay.capacity_agent_steps
+        result["metrics"] = self._tally.take_metrics(stats, capacity)
+        return result
+
+    def training_step(self) -> None:
+        """Asks everybody to go on and takes in what they report; never does their work."""
+        before = (self._tally.agent_steps, self._tally.episodes)
+        if self._settings.run.deterministic:
+            self._take_turns()
+        else:
+            self._learn_on()
+            self._act_on()
+        self._watch.progress(
+            (self._tally.agent_steps, self._tally.updates),
+            self.env_runner_group.num_healthy_remote_env_runners(),
+        )
+        self._evaluate_on()
+        self._log(*before)
+
+    def _learn_on(self) -> None:
+        if self.learner_group.is_local:
+            self._learn(seconds=LOCAL_LEARNER_SLICE_S)
+            return
+        answers = self.learner_group.update(
+            training_data=TrainingData(batch_refs=[self._token]),
+            async_update=True,
+            seconds=LEARNER_SLICE_S,
+        )
+        for report in answers:
+            self._take_learner(report)
+
+    def _learn(self, **arguments: Any) -> None:
+        """Has the learner run one slice and waits for it."""
+        results = self.learner_group.foreach_learner(
+            lambda learner: learner.update(**arguments), timeout_seconds=self._watch.patience_s
+        )
+        reports = [result.get() if result.ok else _raise(result.get()) for result in results]
+        if not reports:
+            raise TimeoutError(f"The learner did not answer within {self._watch.patience_s:.0f} s.")
+        self._take_learner(reports[0])
+
+    def _act_on(self) -> None:
+        # One new call for every actor that has room for one; an actor works while its next waits.
+        reports = self.env_runner_group.foreach_env_runner_async_fetch_ready(
+            func="sample",
+            tag="sample",
+            kwargs=self._orders() | {"seconds": ACTOR_SLICE_S},
+            timeout_seconds=DRIVER_WAIT_S,
+        )
+        for report in reports:
+            self._take_actor(report)
+
+    def _take_turns(self) -> None:
+        """Lets the one actor act with known weights, then the learner learn from known data."""
+        tally, settings = self._tally, self._settings
+        if tally.updates == 0:
+            self._learn(updates=0)  # publishes the first weights
+        reports = self.env_runner_group.foreach_env_runner(
+            "sample",
+            kwargs=self._orders()
+            | {"rounds": settings.actors.chunk_agent_steps, "weights_updates": tally.updates},
+            timeout_seconds=self._watch.patience_s,
+        )
+        for report in reports:
+            self._take_actor(report)
+        if self._first_update_agent_steps is None:
+            if not self._plane.ready(settings.replay.timeout_s):
+                return
+            self._first_update_agent_steps = tally.agent_steps
+        earned = tally.agent_steps - self._first_update_agent_steps
+        owed = int(earned * settings.learner.updates_per_agent_step) - tally.updates
+        if owed > 0:
+            self._learn(updates=owed)
+
+    def _orders(self) -> dict[str, Any]:
+        return {"generation": self._generation, "agent_steps": dict(self._tally.agent_steps_of)}
+
+    def _take_actor(self, report: Mapping[str, Any]) -> None:
+        if report["generation"] == self._generation:  # else: steps of before a restore
+            self._tally.add_actor(report)
+            self._watch.actor(report)
+
+    def _take_learner(self, report: Mapping[str, Any]) -> None:
+        self._tally.add_learner(report)
+        self._watch.learner(report)
+
+    def _log(self, agent_steps: int, episodes: int) -> None:
+        """Keeps RLlib's usual names filled, for its stopping criteria and for Tune."""
+        tally = self._tally
+        values = {
+            (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME): tally.agent_steps - agent_steps,
+            (ENV_RUNNER_RESULTS, NUM_EPISODES_LIFETIME): tally.episodes - episodes,
+        }
+        for key, value in values.items():
+            self.metrics.log_value(key, value, reduce="lifetime_sum")
+        if tally.return_mean is not None:
+            key = (ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN)
+            self.metrics.log_value(key, tally.return_mean, window=1)
+        self.metrics.log_value(
+            (LEARNER_RESULTS, DEFAULT_MODULE_ID, "updates"), tally.updates, window=1
+        )
+
+    # Evaluation ---------------------------------------------------------------------------------
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Evaluates the newest published weights now, over `evaluation.final_episodes` episodes."""
+        settings = self._settings.evaluation
+        return {"evaluation": self._schedule.now(settings.final_episodes or settings.episodes)}
+
+    def _evaluate_on(self) -> None:
+        if self._tally.updates:
+            wait = self._settings.run.deterministic
+            result = self._schedule.go_on(self._tally.agent_steps, wait)
+            if result is not None:
+                self._tally.add_evaluation(result)
+
+    # Checkpoints --------------------------------------------------------------------------------
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state with the counters of the run."""
+        return super().get_state(*args, **kwargs) | {
+            TALLY: self._tally.state_dict()
+            | {
+                "evaluation": self._schedule.state_dict(),
+                "first_update_agent_steps": self._first_update_agent_steps,
+            }
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from `get_state`; replay is restored by `restore_from_path`."""
+        super().set_state(state)
+        if TALLY in state:
+            tally = state[TALLY]
+            self._tally.load_state_dict(tally)
+            self._schedule.load_state_dict(tally["evaluation"])
+            self._first_update_agent_steps = tally["first_update_agent_steps"]
+
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """Saves everything that the run depends on as the directory `path`.
+
+        Actors and learner finish their slices first, so that all counters are of one moment.
+
+        Raises:
+            ReplayError, CheckpointError: a part could not be saved; the directory is incomplete and
+                must not be used.
+        """
+        self._come_to_rest()
+        directory = Path(path if path is not None else tempfile.mkdtemp(prefix="core-checkpoint-"))
+        directory.mkdir(parents=True, exist_ok=True)
+        self._plane.save(directory / REPLAY)
+        saved = super().save_to_path(str(directory), **kwargs)
+        for part in (MODULE_STATE, Path("learner_group/learner/state.pkl")):
+            if not any((directory / part).parent.glob(part.stem + ".*")):  # .pkl or .msgpack
+                raise CheckpointError(
+                    f"The learner did not save {part} in {directory}. Is its process alive? Resume "
+                    "from the checkpoint before."
+                )
+        return saved
+
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Continues from what `save_to_path` wrote: same counters, same replay.
+
+        Replay is checked whole before anything is applied.
+
+        Raises:
+            SnapshotError, CheckpointError: a part is missing or damaged.
+        """
+        if kwargs.get("component") is not None:
+            super().restore_from_path(path, *args, **kwargs)
+            return
+        if not (Path(path) / REPLAY).is_dir():
+            raise CheckpointError(
+                f"{path} holds no {REPLAY} directory: it is incomplete, or no checkpoint of this "
+                "system. Resume from another checkpoint."
+            )
+        self._come_to_rest()
+        self._plane.replay.load(Path(path) / REPLAY)
+        super().restore_from_path(path, *args, **kwargs)
+        self._generation += 1
+        self._watch.restart()
+        results = self.learner_group.foreach_learner(
+            lambda learner: learner.reconnect(), timeout_seconds=self._watch.patience_s
+        )
+        updates = [result.get() for result in results]
+        if updates != [self._tally.updates] * max(1, self._settings.learner.count):
+            raise CheckpointError(
+                f"After restoring {path} the learner stands at {updates} updates and the run at "
+                f"{self._tally.updates}: the checkpoint is damaged. Resume from another."
+            )
+
+    def _come_to_rest(self) -> None:
+        """Waits until every call that was sent to actors and learner is answered."""
+        deadline = time.monotonic() + self._watch.patience_s
+        # RLlib has no public way to fetch answers without sending the next call.
+        learners = getattr(self.learner_group, "_worker_manager", None)
+        while time.monotonic() < deadline:
+            for _, report in self.env_runner_group.fetch_ready_async_reqs(timeout_seconds=0.5):
+                if isinstance(report, Mapping) and "agent_steps" in report:
+                    self._take_actor(report)
+            if learners is not None:
+                for result in learners.fetch_ready_async_reqs(timeout_seconds=0.5):
+                    self._take_learner(result.get() if result.ok else _raise(result.get()))
+            at_work = self.env_runner_group.num_in_flight_async_reqs()
+            at_work += 0 if learners is None else learners.num_outstanding_async_reqs()
+            if not at_work:
+                return
+        raise TimeoutError(
+            f"Actors or learner did not finish their slice within {self._watch.patience_s:.0f} s."
+        )
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def _give_plane(self, prefix: str) -> None:
+        """Puts into the configuration what actors and learner are built from."""
+        run = self._settings.run
+        config = self.config.copy(copy_frozen=False)
+        config.plane = shared_settings(self._settings) | {
+            "prefix": prefix,
+            "seed": run.seed,
+            "deterministic": run.deterministic,
+        }
+        config.freeze()
+        self.config = config
+
+
+def _split(values: dict[str, Any], section: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    names = {field.name for field in fields(section)}
+    own = {key: value for key, value in values.items() if key in names}
+    return own, {key: value for key, value in values.items() if key not in names}
+
+
+def _raise(error: Exception) -> Any:
+    raise error

@@ -1,0 +1,141 @@
+"""Evaluation beside training: one actor that fetches the newest weights and rolls episodes.
+
+This is an actor of its own and not an RLlib evaluation runner, because RLlib's parallel evaluation
+belongs to one `train()` call, which then lasts as long as the evaluation does. This one goes on
+across iterations, and training never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.actor import ActorHandle
+
+from rl_system.hub import hub_name
+from rl_system.policy import build_agent
+
+if TYPE_CHECKING:
+    from rl_system.settings import Settings
+
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Measures the newest published policy. Made into a Ray actor by `start_evaluator`."""
+
+    def __init__(self, prefix: str, settings: Settings, action_dims: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._hub = ray.get_actor(hub_name(prefix))
+        self._settings = settings
+        self._agent = build_agent(settings, action_dims).eval()
+
+    def evaluate(self, number: int, episodes: int) -> dict[str, float]:
+        """Rolls `episodes` episodes with the newest weights and returns flat numbers.
+
+        Evaluation number n of a run has its own seed, so that no two see the same episodes.
+
+        Raises:
+            RuntimeError: no weights were ever published.
+        """
+        from replay.seeds import seed_for
+        from rl_system.evaluation import evaluate
+
+        found = ray.get(self._hub.newest.remote(None), timeout=self._settings.actors.timeout_s)
+        if found is None:
+            raise RuntimeError("No weights were published yet: evaluate after the first update.")
+        _, updates, (reference,) = found
+        weights = ray.get(reference, timeout=self._settings.actors.timeout_s)
+        self._agent.load_acting_state_dict(weights)
+        result = evaluate(
+            self._agent,
+            self._settings,
+            episodes=episodes,
+            seed=seed_for(self._settings.run.seed, "evaluation", number),
+        )
+        return result.metrics() | {"updates": float(updates)}
+
+
+def start_evaluator(prefix: str, settings: Settings, action_dims: int) -> ActorHandle:
+    """Starts the evaluator of a run. It reserves no CPU: it lives on what the others leave."""
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
+    }
+    return ray.remote(Evaluator).options(**options).remote(prefix, settings, action_dims)
+
+
+class EvaluationSchedule:
+    """Begins an evaluation every so many agent steps and collects its result when it is there."""
+
+    def __init__(self, prefix: str, settings: Settings, action_dims: int) -> None:
+        self._prefix = prefix
+        self._settings = settings
+        self._action_dims = action_dims
+        self._every = settings.evaluation.every_agent_steps
+        self._next = self._every
+        self._count = 0
+        self._evaluator: ActorHandle | None = None
+        self._pending: Any = None
+
+    def go_on(self, agent_steps: int, wait: bool) -> dict[str, float] | None:
+        """Begins the evaluation that is due; returns the numbers of one that has ended.
+
+        Args:
+            agent_steps: Of the run so far.
+            wait: Wait for the evaluation in progress, up to `evaluation.timeout_s`.
+        """
+        if self._pending is None and self._next is not None and agent_steps >= self._next:
+            assert self._every is not None
+            self._begin(self._settings.evaluation.episodes)
+            self._next = (agent_steps // self._every + 1) * self._every
+        if self._pending is None:
+            return None
+        timeout_s = self._settings.evaluation.timeout_s if wait else 0
+        ready, _ = ray.wait([self._pending], timeout=timeout_s)
+        if not ready:
+            return None
+        pending, self._pending = self._pending, None
+        try:
+            return ray.get(pending)
+        except ray.exceptions.RayError as error:
+            logger.warning("An evaluation failed and is left out: %s", error)
+            return None
+
+    def now(self, episodes: int) -> dict[str, float]:
+        """Evaluates and waits for the numbers.
+
+        Raises:
+            ray.exceptions.GetTimeoutError: not ended within `evaluation.timeout_s`.
+            ray.exceptions.RayError: the evaluation failed.
+        """
+        self._begin(episodes)
+        pending, self._pending = self._pending, None
+        return ray.get(pending, timeout=self._settings.evaluation.timeout_s)
+
+    def stop(self) -> None:
+        """Ends the evaluator."""
+        if self._evaluator is not None:
+            ray.kill(self._evaluator, no_restart=True)
+            self._evaluator = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns which evaluation comes next and when."""
+        return {"count": self._count, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict()`; an evaluation in progress is forgotten."""
+        self._count = state["count"]
+        self._next = state["next"] if self._every is not None else None
+        self._pending = None
+
+    def _begin(self, episodes: int) -> None:
+        if self._evaluator is None:
+            self._evaluator = start_evaluator(self._prefix, self._settings, self._action_dims)
+        self._pending = self._evaluator.evaluate.remote(self._count, episodes)
+        self._count += 1

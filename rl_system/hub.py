@@ -1,0 +1,66 @@
+"""The weight hub: one small actor that owns the published weights.
+
+The learner hands its acting weights to the hub, the hub puts them into the object store, and actors
+fetch the reference when it is new to them. The hub, not the learner, is the owner of the stored
+object: an object dies with the process that put it, and weights must outlive a crashed learner.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+Weights = dict[str, Any]  # parameter name -> float32 array
+Publication = tuple[str, int, list[ray.ObjectRef]]  # mark, updates, [reference to the weights]
+
+
+class WeightHub:
+    """Keeps the newest publication. Made into a Ray actor by `start_hub`.
+
+    A publication carries a mark, which is new each time, and the number of updates behind the
+    weights. Marks are compared for equality only, so that readers also follow a learner that went
+    back to an older checkpoint and a hub that was started again.
+    """
+
+    def __init__(self) -> None:
+        self._life = os.urandom(4).hex()
+        self._count = 0
+        self._newest: Publication | None = None
+
+    def publish(self, updates: int, weights: Weights) -> str:
+        """Replaces the newest weights by a copy of `weights` and returns the publication's mark.
+
+        Readers that still hold the reference of an older publication can go on reading it.
+        """
+        self._count += 1
+        mark = f"{self._life}-{self._count}"
+        self._newest = (mark, updates, [ray.put(weights)])
+        return mark
+
+    def newest(self, known_mark: str | None) -> Publication | None:
+        """Returns the newest publication, or None if the caller knows it or there is none."""
+        if self._newest is None or self._newest[0] == known_mark:
+            return None
+        return self._newest
+
+    def updates(self) -> int:
+        """Returns the updates behind the newest weights; -1 before the first publication."""
+        return -1 if self._newest is None else self._newest[1]
+
+
+def hub_name(prefix: str) -> str:
+    """The Ray actor name of the hub of the run called `prefix`."""
+    return f"{prefix}/weights"
+
+
+def start_hub(prefix: str) -> ActorHandle:
+    """Starts the hub of a run; it ends with the driver or by `ray.kill`.
+
+    It reserves no CPU: it only copies a few megabytes now and then.
+    """
+    actor = ray.remote(WeightHub)
+    options = {"name": hub_name(prefix), "num_cpus": 0, "max_restarts": -1, "max_task_retries": 3}
+    return actor.options(**options).remote()

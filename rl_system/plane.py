@@ -1,0 +1,193 @@
+"""The data plane of one run: replay shards and weight hub, and what they need of the cluster.
+
+Everything here is plain Ray. RLlib's processes find shards and hub by the run's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.placement_group import get_current_placement_group
+
+from actors.environments.catalog import find, make_environment
+from actors.environments.settings import EnvironmentSettings
+from replay.schema import step_schema
+from replay.service import ReplayService
+from replay.workload import Workload
+from rl_system.errors import SettingsError
+from rl_system.hub import start_hub
+from rl_system.settings import Settings
+
+DRIVER_CPUS = 0.01  # not 0: Tune would drop the driver's bundle and shift everybody else's
+
+
+@dataclass
+class DataPlane:
+    """The processes between actors and learner.
+
+    Attributes:
+        prefix: Name of the run in Ray; new for every build, so that no two runs meet.
+        replay: The shards.
+        hub: The weight hub.
+        action_dims: Action dimensions of the task.
+        snapshot: Directory of the newest snapshot of replay, to which a crashed shard goes back.
+    """
+
+    prefix: str
+    replay: ReplayService
+    hub: ActorHandle
+    action_dims: int
+    snapshot: Path
+
+    @classmethod
+    def start(cls, settings: Settings, prefix: str, directory: str | Path) -> DataPlane:
+        """Starts shards and hub; leaves nothing behind if that fails.
+
+        `directory` holds the newest snapshot of replay until `stop`.
+
+        Inside a Tune trial the shards take the last bundles of its placement group, one each. Left
+        to choose, they would take bundles that actors are pinned to, and the trial would wait
+        for ever.
+
+        Raises:
+            SettingsError, ReplayError: the settings cannot work here; the message says what to do.
+        """
+        dims = action_dims(settings.environment)
+        size = settings.environment.image_size
+        learner, actors = settings.learner, settings.actors
+        # In lock step the conductor keeps the ratio itself.
+        ratio = None if settings.run.deterministic else settings.samples_per_insert
+        replay = ReplayService.create(
+            prefix,
+            step_schema((size, size, 3), dims),
+            settings.replay,
+            Workload(
+                samples_per_insert=ratio,
+                batch_length=learner.sequence_length,
+                batch_size=learner.batch_size,
+                readers=max(1, learner.count),
+                writers=actors.count,
+                environments_per_writer=actors.environments_per_actor,
+                chunk_length=actors.chunk_agent_steps,
+            ),
+            seed=settings.run.seed,
+            bundle_indices=_last_bundles(settings),
+        )
+        snapshot = Path(directory).absolute() / f"{prefix}-replay"
+        return cls(prefix, replay, start_hub(prefix), dims, snapshot)
+
+    def stop(self) -> None:
+        """Ends shards and hub."""
+        self.replay.stop()
+        ray.kill(self.hub, no_restart=True)
+        shutil.rmtree(self.snapshot, ignore_errors=True)
+
+    def save(self, path: Path) -> None:
+        """Saves replay as the new directory `path`.
+
+        A crashed shard goes back to a snapshot by its path, and checkpoints are moved after they
+        were written. So the shards write to a directory of the run, and `path` gets a second name
+        of each file, or a copy on another file system.
+
+        Raises:
+            ReplayError: a shard is gone; nothing is written to `path`.
+        """
+        self.replay.save(self.snapshot)
+        shutil.copytree(self.snapshot, path, copy_function=_link_or_copy)
+
+    def ready(self, timeout_s: float) -> bool:
+        """Returns whether every shard could give its part of a batch now."""
+        work, shards = self.replay.workload, self.replay.shards
+        calls = [s.why_not.remote(work.batch_length, work.share(len(shards))) for s in shards]
+        return not any(ray.get(calls, timeout=timeout_s))
+
+
+def new_prefix() -> str:
+    """Returns a name that no other run on the cluster has."""
+    return f"core-{uuid.uuid4().hex[:8]}"
+
+
+def shard_bundles(settings: Settings) -> list[dict[str, float]]:
+    """Returns one resource bundle for each shard; none if shards reserve no CPU."""
+    cpus = settings.replay.cpus_per_shard
+    return [{"CPU": cpus} for _ in range(settings.replay.shards)] if cpus else []
+
+
+def required_cpus(settings: Settings) -> float:
+    """Returns the CPUs that Ray must be able to give to one run of `settings`."""
+    actors = settings.actors.count * settings.actors.num_cpus_per_actor
+    shards = settings.replay.shards * settings.replay.cpus_per_shard
+    return actors + shards + max(1, settings.learner.count) + DRIVER_CPUS
+
+
+def action_dims(environment: EnvironmentSettings) -> int:
+    """Returns the number of action dimensions of a task, without drawing anything."""
+    from dm_control import suite
+
+    entry = find(environment.name)
+    return int(suite.load(entry.domain, entry.task).action_spec().shape[0])
+
+
+def explain_actors(settings: Settings, error: Exception) -> None:
+    """Raises what keeps actors from being made, found by making one environment in a task.
+
+    RLlib itself only says `IndexError` then.
+    """
+    call: Any = ray.remote(num_cpus=0)(_try_environment).remote(settings.environment)
+    reason = ray.get(call, timeout=settings.run.startup_timeout_s)
+    if reason is not None:
+        raise SettingsError(f"No actor could be started. {reason}") from error
+
+
+def check_supported(settings: Settings) -> None:
+    """Raises SettingsError for what one run cannot do."""
+    if settings.learner.count > 1:
+        raise SettingsError(
+            f"learner.count is {settings.learner.count}: several learner processes are not built "
+            "yet, use 1 (or 0 to learn inside the driver)."
+        )
+    if settings.run.deterministic and settings.actors.count != 1:
+        raise SettingsError("run.deterministic needs actors.count=1: several would race.")
+
+
+def gpus_per_learner(settings: Settings) -> int:
+    """Returns the GPUs that Ray reserves for a learner; "auto" takes one if there is any."""
+    if settings.learner.device == "auto":
+        return int(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)
+    return int(settings.learner.device == "cuda")
+
+
+def shared_settings(settings: Settings) -> dict[str, Any]:
+    """Returns the sections that actors and learner are built from, by name."""
+    names = ("environment", "actors", "model", "objective", "behavior", "learner")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _last_bundles(settings: Settings) -> list[int] | None:
+    group = get_current_placement_group()
+    shards = len(shard_bundles(settings))
+    if group is None or not shards:
+        return None
+    return list(range(group.bundle_count - shards, group.bundle_count))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _try_environment(environment: EnvironmentSettings) -> str | None:
+    try:
+        make_environment(environment, seed=0).close()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

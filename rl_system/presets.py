@@ -1,0 +1,135 @@
+"""Presets: named YAML files under `configs/`, files of one's own, and what they inherit.
+
+A file is a mapping of sections to fields. Its optional key `inherits` lists presets or files that
+are read first; later ones win over earlier ones, and the file itself over all. Paths in `inherits`
+are relative to the file when they end in .yaml.
+
+`SYSTEM/TASK/SIZE`, for example `core/cheetah-run/paper`, needs no file of its own: it is
+`configs/SYSTEM.yaml`, then `configs/sizes/SIZE.yaml`, then `environment.name: dcs/TASK`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actors.environments.catalog import PAPER_TASKS, PREFIX, UnknownEnvironment, find
+from configs import DIRECTORY
+from rl_system.errors import SettingsError
+from rl_system.fields import nearest
+
+Sections = dict[str, dict[str, Any]]
+
+SIZES = "sizes"
+
+
+def list_presets() -> list[str]:
+    """Return the names of all presets: every file, and the six tasks by composition."""
+    files = [
+        path.relative_to(DIRECTORY).with_suffix("").as_posix()
+        for path in sorted(DIRECTORY.rglob("*.yaml"))
+    ]
+    systems = [name for name in files if "/" not in name and name != "default"]
+    sizes = [name.split("/", 1)[1] for name in files if name.startswith(f"{SIZES}/")]
+    composed = [
+        f"{system}/{task.removeprefix(PREFIX)}/{size}"
+        for system in systems
+        for task in PAPER_TASKS
+        for size in sizes
+    ]
+    return [*files, *(name for name in composed if name not in files)]
+
+
+def read_preset(name: str, beside: Path | None = None) -> Sections:
+    """Return the sections of a preset or file with all it inherits, unchecked.
+
+    Args:
+        name: Name of a preset, or path of a YAML file.
+        beside: Folder that a relative path is looked up in first; None is the working directory.
+
+    Raises:
+        SettingsError: There is no such preset or file, it is no YAML mapping of sections, or
+            presets inherit each other in a circle.
+    """
+    return _read(name, beside, ())
+
+
+def merge(base: Sections, over: Sections) -> Sections:
+    """Return the fields of both; where both have one, that of `over`."""
+    names = [*base, *(name for name in over if name not in base)]
+    return {name: {**base.get(name, {}), **over.get(name, {})} for name in names}
+
+
+def _read(name: str, beside: Path | None, parents: tuple[str, ...]) -> Sections:
+    path = _find_file(name, beside)
+    if path is None:
+        return _compose(name, parents)
+    key = str(path)
+    if key in parents:
+        circle = " -> ".join(Path(part).name for part in (*parents, key))
+        raise SettingsError(f"{path} inherits itself: {circle}. Remove one `inherits` entry.")
+    content = _load_yaml(path)
+    inherited = content.pop("inherits", [])
+    if isinstance(inherited, str):
+        inherited = [inherited]
+    if not isinstance(inherited, list) or not all(isinstance(part, str) for part in inherited):
+        raise SettingsError(f"{path}: `inherits` must be a list of presets or files.")
+    sections: Sections = {}
+    for part in inherited:
+        sections = merge(sections, _read(part, path.parent, (*parents, key)))
+    return merge(sections, content)
+
+
+def _find_file(name: str, beside: Path | None) -> Path | None:
+    if name.endswith((".yaml", ".yml")):
+        for candidate in ((beside or Path()) / name, Path(name), DIRECTORY / name):
+            if candidate.is_file():
+                return candidate.resolve()
+        raise SettingsError(f"There is no file {name}. `rl-system train --list` lists the presets.")
+    candidate = DIRECTORY / f"{name}.yaml"
+    return candidate if candidate.is_file() else None
+
+
+def _compose(name: str, parents: tuple[str, ...]) -> Sections:
+    parts = name.split("/")
+    if len(parts) == 3:
+        system, task, size = parts
+        files = [DIRECTORY / f"{system}.yaml", DIRECTORY / SIZES / f"{size}.yaml"]
+        if all(path.is_file() for path in files):
+            try:
+                entry = find(PREFIX + task)
+            except UnknownEnvironment as error:
+                raise SettingsError(str(error)) from error
+            sections = merge(_read(system, None, parents), _read(f"{SIZES}/{size}", None, parents))
+            return merge(sections, {"environment": {"name": entry.name}})
+    if Path(name).is_file():
+        raise SettingsError(f"{name} is a file, but no YAML file: give it the ending .yaml.")
+    raise SettingsError(
+        f"There is no preset {name!r}.{nearest(name, list_presets(), 3)} "
+        "`rl-system train --list` lists all; a file of your own ends in .yaml."
+    )
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is no readable YAML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"{path} must hold sections with fields, not a {type(content).__name__}."
+        )
+    for section, values in content.items():
+        if values is None:
+            content[section] = {}
+        elif section != "inherits" and not isinstance(values, dict):
+            raise SettingsError(
+                f"{path}: `{section}` must be a section with indented fields, not {values!r}."
+            )
+    return content

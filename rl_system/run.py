@@ -1,0 +1,253 @@
+"""The conductor of one run: starts everything, trains to the first limit, saves, measures, reports.
+
+    train(settings)     a new run directory
+    resume(directory)   the same run, from its newest checkpoint
+
+The loop is `train_until_done`; what happens at the end is in `finish.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from rl_system.checkpoints import Checkpoint, Checkpoints
+from rl_system.cluster import native_messages_to, ray_cluster
+from rl_system.config import override, save_settings
+from rl_system.errors import RunError, SettingsError
+from rl_system.interrupt import Interrupt
+from rl_system.machine import describe_machine, versions
+from rl_system.metrics import flat_numbers
+from rl_system.progress import Limits, Progress
+from rl_system.run_directory import MetricsLog, RunDirectory
+from rl_system.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RESUMABLE = ("run.", "evaluation.", "actors.timeout_s", "replay.timeout_s", "learner.device")
+
+
+class Trainer(Protocol):
+    """What the conductor needs of an algorithm; RLlib's `Algorithm` has it."""
+
+    def train(self) -> dict[str, Any]:
+        """Run one iteration; the result holds the flat dictionary `metrics`."""
+        ...
+
+    def save_to_path(self, path: str) -> Any:
+        """Write everything into an existing directory."""
+        ...
+
+    def restore_from_path(self, path: str) -> None:
+        """Continue from such a directory."""
+        ...
+
+    def stop(self) -> None:
+        """End all processes."""
+        ...
+
+
+def train(settings: Settings, command: Sequence[str] = ()) -> tuple[RunDirectory, int]:
+    """Train in a new run directory until the first limit.
+
+    Args:
+        settings: Of the run.
+        command: What the user typed, for the report.
+
+    Returns:
+        The run directory, and the exit status: 0, or 128 + n where signal n asked to stop.
+
+    Raises:
+        UserError: The run cannot start here; the message says what to do.
+    """
+    directory = RunDirectory.create(settings)
+    directory.note(
+        command=list(command),
+        seed=settings.run.seed,
+        started=_now(),
+        machine=describe_machine(),
+        versions=versions(),
+        status="running",
+    )
+    return directory, _conduct(directory, settings, None)
+
+
+def resume(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    checkpoint: str | None = None,
+    command: Sequence[str] = (),
+) -> tuple[RunDirectory, int]:
+    """Go on with a run from its newest checkpoint: same counters, same replay, same clock.
+
+    Lines of metrics after the checkpoint are cut off, since that part is run again.
+
+    Args:
+        path: Run directory.
+        overrides: `section.key=value` of what may change within a run (limits, names of the
+            section run, evaluation, deadlines, device).
+        checkpoint: Number of another checkpoint than the newest.
+        command: What the user typed.
+
+    Raises:
+        UserError: Not a run directory, no usable checkpoint, or a setting that may not change.
+    """
+    directory = RunDirectory.open(path)
+    settings = directory.settings()
+    for entry in overrides:
+        if not entry.startswith(RESUMABLE) or entry.startswith(("run.seed", "run.deterministic")):
+            raise SettingsError(
+                f"{entry.partition('=')[0]} cannot change when a run goes on; only "
+                f"{', '.join(name + '*' * name.endswith('.') for name in RESUMABLE)} can, without "
+                "run.seed and run.deterministic. Start a new run instead."
+            )
+    settings = override(settings, overrides)
+    store = Checkpoints(directory.checkpoints, settings.run.keep_checkpoints)
+    if checkpoint is None:
+        found = store.newest()
+    else:
+        found = store.read(directory.checkpoints / checkpoint.zfill(6))
+    if Limits(settings.run).reached(found.content.get("metrics", {})):
+        raise RunError(
+            f"{directory.path} is at its limit already. Raise it, for example with "
+            "run.max_minutes=60 behind the directory's name."
+        )
+    _compare_versions(found)
+    save_settings(settings, directory.settings_file)
+    resumed = [*directory.facts().get("resumed", []), {"at": _now(), "command": list(command)}]
+    directory.note(resumed=resumed, machine=describe_machine(), versions=versions())
+    return directory, _conduct(directory, settings, found)
+
+
+def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | None) -> int:
+    from rl_system.finish import finish
+
+    console = Console()
+    console.print(f"Run directory: {directory.path}", highlight=False, soft_wrap=True)
+    with Interrupt() as interrupt:
+        try:
+            checkpoint = _train(directory, settings, from_, interrupt, console)
+        except BaseException as error:
+            directory.note(status="failed", error=f"{type(error).__name__}: {error}", ended=_now())
+            if Checkpoints(directory.checkpoints).list():
+                console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
+            raise
+        if interrupt.number is not None:
+            directory.note(status="interrupted", ended=_now())
+            console.print(f"Saved {checkpoint}.", highlight=False, soft_wrap=True)
+            console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
+            return interrupt.exit_code
+        interrupt.can_save = False  # training is saved: from here on a signal just stops
+        directory.note(status="trained", ended=_now())
+        finish(directory, settings, checkpoint, console)
+        directory.note(status="finished", ended=_now())
+    return 0
+
+
+def _train(
+    directory: RunDirectory,
+    settings: Settings,
+    from_: Checkpoint | None,
+    interrupt: Interrupt,
+    console: Console,
+) -> Path:
+    """Start Ray and the algorithm, train, and return the last checkpoint."""
+    limits = Limits(settings.run)
+    with (
+        native_messages_to(directory.native_log),
+        Progress(directory.path.name, limits, console) as progress,
+    ):
+        progress.notice("Importing Ray and RLlib")
+        from rl_system.algorithm import CoReConfig, required_cpus
+
+        progress.notice("Starting Ray")
+        with ray_cluster(settings, required_cpus(settings)):
+            interrupt.take()
+            progress.notice("Starting actors, replay shards and learner")
+            algorithm = CoReConfig.from_settings(settings).build_algo()
+            try:
+                if from_ is not None:
+                    progress.notice(f"Restoring checkpoint {from_.path.name}")
+                    algorithm.restore_from_path(str(from_.path))
+                    cut = directory.forget_after(int(from_.content["metrics_lines"]))
+                    logger.info("Cut %d lines of metrics after the checkpoint.", cut)
+                with MetricsLog(directory, settings.run.tensorboard) as log:
+                    return train_until_done(
+                        algorithm, directory, settings, limits, log, progress, interrupt
+                    )
+            finally:
+                progress.notice("Stopping")
+                algorithm.stop()
+
+
+def train_until_done(
+    algorithm: Trainer,
+    directory: RunDirectory,
+    settings: Settings,
+    limits: Limits,
+    log: MetricsLog,
+    progress: Progress,
+    interrupt: Interrupt,
+) -> Path:
+    """Iterate until the first limit or a signal; return the checkpoint made at the end."""
+    store = Checkpoints(directory.checkpoints, settings.run.keep_checkpoints)
+    every_s = 60.0 * settings.run.checkpoint_minutes
+    metrics: dict[str, Any] = {}
+
+    def save() -> Path:
+        progress.notice("Saving a checkpoint")
+        content = {
+            "metrics_lines": log.line_count,
+            "metrics": flat_numbers(metrics),
+            "versions": versions(),
+            "saved": _now(),
+        }
+        return store.save(lambda path: _write(algorithm, path), content)
+
+    interrupt.can_save = True
+    saved_at = time.monotonic()
+    while True:
+        metrics = dict(algorithm.train()["metrics"])
+        log.append(metrics)
+        progress.show(metrics)
+        if limits.reached(metrics) or interrupt.number is not None:
+            return save()
+        if every_s and time.monotonic() - saved_at >= every_s:
+            save()
+            saved_at = time.monotonic()
+
+
+def how_to_resume(directory: RunDirectory) -> str:
+    """Return the sentence that says how to go on with a run."""
+    try:
+        path = directory.path.relative_to(Path.cwd())
+    except ValueError:
+        path = directory.path
+    return f"Go on with it:  rl-system resume {path}"
+
+
+def _write(algorithm: Trainer, path: Path) -> None:
+    algorithm.save_to_path(str(path))
+
+
+def _compare_versions(checkpoint: Checkpoint) -> None:
+    """Warn where a checkpoint was written by other versions than these."""
+    saved, here = checkpoint.content.get("versions", {}), versions()
+    for name in ("rl-system", "ray", "torch"):
+        if name in saved and saved[name] != here[name]:
+            print(
+                f"WARNING: {checkpoint.path.name} was saved with {name} {saved[name]}, here is "
+                f"{here[name]}. If restoring fails, install {name}=={saved[name]}.",
+                file=sys.stderr,
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

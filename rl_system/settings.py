@@ -1,0 +1,225 @@
+"""The whole configuration: nine typed sections, and the rules that hold between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from actors.environments.catalog import UnknownEnvironment, find
+from actors.environments.settings import DIFFICULTIES, EnvironmentSettings
+from actors.settings import ActorSettings
+from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
+from replay.settings import ReplaySettings
+from rl_system.errors import SettingsError
+
+EPISODE_SIMULATOR_STEPS = 1000  # every task of the DeepMind Control Suite
+
+# Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "objective.decode_from": ("prior", "posterior"),
+    "objective.contrastive_reduction": ("mean", "sum"),
+    "objective.negatives": ("all", "same_sequence", "other_sequences"),
+    "objective.reward_loss": ("huber", "squared"),
+    "learner.update_order": ("sequential", "fused"),
+    "learner.device": ("auto", "cpu", "cuda"),
+    "evaluation.split": ("train", "held_out"),
+    "evaluation.difficulty": DIFFICULTIES,
+    "evaluation.distracted_twin": DIFFICULTIES,
+    "environment.gl": ("auto", "egl", "osmesa"),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How the policy is measured: its own episodes, its own seeds, its own background videos."""
+
+    episodes: int = 5  # episodes of one evaluation during training
+    every_agent_steps: int | None = 10_000  # agent steps between evaluations; null: only at the end
+    final_episodes: int = 20  # episodes of the evaluation at the end of the run; 0: none
+    split: str = "held_out"  # background videos: "held_out" (never trained on) or "train"
+    explore: bool = False  # sample actions as in training; false: the policy's mean
+    difficulty: str | None = None  # difficulty to measure at; null: the one trained on
+    distracted_twin: str | None = None  # at the end measure at this difficulty as well; null: not
+    parallel_episodes: int = 5  # episodes that one process steps side by side, as one batch
+    trivial_episodes: int = 20  # episodes of each trivial policy (random, zero, ...); 0: none
+    video_seconds: float = 10.0  # length of the film of the final evaluation; 0: no film
+    video_size: int = 240  # height and width of the film, pixels
+    timeout_s: float = 900.0  # deadline of the final evaluation
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What one run is: its seed, its limits (the first one reached ends it), what it leaves."""
+
+    seed: int = 0  # the root from which every process derives its own seed
+    deterministic: bool = False  # actor and learner take turns, so that a run repeats (one actor)
+    directory: str = "runs"  # folder in which the run directory is made
+    name: str | None = None  # name of the run directory; null: task, seed and time
+    max_agent_steps: int | None = None  # agent steps; null: no limit
+    max_simulator_steps: int | None = None  # physics control steps; null: no limit
+    max_updates: int | None = None  # learner updates; null: no limit
+    max_minutes: float | None = None  # minutes of training, without the end's evaluation; null: off
+    iteration_s: float = 5.0  # seconds of training between two lines of metrics
+    checkpoint_minutes: float = 10.0  # minutes between checkpoints; 0: only the one at the end
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    report: bool = True  # write report.html at the end
+    tensorboard: bool = True  # write the metrics for TensorBoard as well
+    address: str | None = (
+        None  # a running Ray cluster ("auto" or its address); null: one of its own
+    )
+    dashboard_port: int | None = None  # port of Ray's dashboard in its own Ray; null: no dashboard
+    num_cpus: int | None = None  # CPUs that Ray may count on; null: what the run needs, at least
+    object_store_mb: int | None = None  # Ray's shared memory for frames in flight; null: computed
+    startup_timeout_s: float = 300.0  # deadline for Ray and all processes to stand
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run is made of. One resolved file of it reruns the run."""
+
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    actors: ActorSettings = field(default_factory=ActorSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    behavior: BehaviorSettings = field(default_factory=BehaviorSettings)
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    @property
+    def action_repeat(self) -> int:
+        """Simulator steps of one agent step: the setting's, else the task's.
+
+        Raises:
+            SettingsError: the task is unknown.
+        """
+        return self.environment.action_repeat or self._entry_action_repeat()
+
+    @property
+    def episode_agent_steps(self) -> int:
+        """Agent steps of one whole episode.
+
+        Raises:
+            SettingsError: the task is unknown.
+        """
+        return -(-EPISODE_SIMULATOR_STEPS // self.action_repeat)
+
+    @property
+    def samples_per_insert(self) -> float:
+        """Agent steps trained on per agent step stored: what the replay limiter holds."""
+        learner = self.learner
+        return learner.updates_per_agent_step * learner.batch_size * learner.sequence_length
+
+    def validate(self) -> Settings:
+        """Check what holds between fields and return these settings.
+
+        Raises:
+            SettingsError: two fields do not fit; the message names both and what to do. All
+                problems found are listed.
+        """
+        problems = [*self._wrong_choices(), *self._wrong_shapes(), *self._wrong_pace()]
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return self
+
+    def _entry_action_repeat(self) -> int:
+        try:
+            return find(self.environment.name).action_repeat
+        except UnknownEnvironment as error:
+            raise SettingsError(f"environment.name: {error}") from error
+
+    def _wrong_choices(self) -> list[str]:
+        problems = []
+        for path, allowed in CHOICES.items():
+            section, key = path.split(".")
+            value = getattr(getattr(self, section), key)
+            if value is not None and value not in allowed:
+                problems.append(f"{path} is {value!r}; choose from {', '.join(allowed)}.")
+        return problems
+
+    def _wrong_shapes(self) -> list[str]:
+        problems = []
+        crop, image = self.learner.crop_size, self.environment.image_size
+        if crop > image:
+            problems.append(
+                f"learner.crop_size ({crop}) is larger than environment.image_size ({image}): "
+                "lower the first or raise the second."
+            )
+        model = self.model
+        convolutions = {
+            name: len(getattr(model, name))
+            for name in ("conv_channels", "conv_kernels", "conv_strides", "conv_paddings")
+        }
+        if len(set(convolutions.values())) > 1:
+            counts = ", ".join(f"model.{name} has {n}" for name, n in convolutions.items())
+            problems.append(f"Every convolution needs one entry in each list, but {counts}.")
+        else:
+            side = crop
+            for kernel, stride, padding in zip(
+                model.conv_kernels, model.conv_strides, model.conv_paddings, strict=True
+            ):
+                side = (side + 2 * padding - kernel) // stride + 1 if stride > 0 else 0
+            if side < 1:
+                problems.append(
+                    f"The convolutions leave nothing of a {crop} x {crop} crop: raise "
+                    "learner.crop_size, or lower model.conv_strides or model.conv_kernels."
+                )
+        length, episode = self.learner.sequence_length, self.episode_agent_steps
+        if length > episode:
+            problems.append(
+                f"learner.sequence_length ({length}) is longer than an episode ({episode} agent "
+                f"steps: {EPISODE_SIMULATOR_STEPS} simulator steps at action repeat "
+                f"{self.action_repeat}): no window fits. Lower it or environment.action_repeat."
+            )
+        if length < 2:
+            problems.append(
+                f"learner.sequence_length is {length}; a window needs 2 agent steps or more."
+            )
+        return problems
+
+    def _wrong_pace(self) -> list[str]:
+        problems = []
+        learner, replay = self.learner, self.replay
+        for path, value in {
+            "learner.batch_size": learner.batch_size,
+            "learner.updates_per_agent_step": learner.updates_per_agent_step,
+            "learner.publish_updates": learner.publish_updates,
+            "learner.torch_threads": learner.torch_threads,
+            "behavior.reward_divisor": self.behavior.reward_divisor,
+            "evaluation.parallel_episodes": self.evaluation.parallel_episodes,
+            "evaluation.episodes": self.evaluation.episodes,
+            "run.iteration_s": self.run.iteration_s,
+            "run.keep_checkpoints": self.run.keep_checkpoints,
+            "actors.count": self.actors.count,
+        }.items():
+            if value <= 0:
+                problems.append(f"{path} is {value}; it must be above 0.")
+        parts = replay.shards * max(1, learner.count)
+        if learner.batch_size % parts:
+            near = max(parts, round(learner.batch_size / parts) * parts)
+            problems.append(
+                f"learner.batch_size ({learner.batch_size}) is no multiple of replay.shards "
+                f"({replay.shards}) times the learners ({max(1, learner.count)}): every shard "
+                f"gives an equal part of a batch. Set it to {near}, or change replay.shards."
+            )
+        if replay.minimum_agent_steps < learner.sequence_length * replay.shards:
+            problems.append(
+                f"replay.minimum_agent_steps ({replay.minimum_agent_steps}) is below one window "
+                f"of learner.sequence_length ({learner.sequence_length}) for each of "
+                f"{replay.shards} shards: set it to "
+                f"{learner.sequence_length * replay.shards} or more."
+            )
+        if replay.capacity_agent_steps < 2 * self.episode_agent_steps * replay.shards:
+            problems.append(
+                f"replay.capacity_agent_steps ({replay.capacity_agent_steps}) is below two "
+                f"episodes ({self.episode_agent_steps} agent steps each) in each of "
+                f"{replay.shards} shards: raise it, or lower replay.shards."
+            )
+        if self.run.deterministic and (
+            self.actors.count != 1 or self.actors.environments_per_actor != 1
+        ):
+            problems.append(
+                "run.deterministic=true repeats a run only with one actor and one environment: "
+                "set actors.count=1 and actors.environments_per_actor=1."
+            )
+        return problems

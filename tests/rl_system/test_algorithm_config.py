@@ -1,0 +1,102 @@
+"""CoReConfig without Ray: settings, RLlib's fields and search spaces."""
+
+from __future__ import annotations
+
+import pytest
+from ray import tune
+
+from rl_system.algorithm import CoRe, CoReConfig, required_cpus
+from rl_system.errors import SettingsError
+from tests.rl_system.tiny_run import tiny_config
+
+
+def test_chained_calls_change_the_settings_and_rllibs_fields_alike() -> None:
+    config = (
+        CoReConfig()
+        .environment("dcs/cartpole-swingup", difficulty="easy")
+        .env_runners(num_env_runners=8, num_envs_per_env_runner=2)
+        .learners(num_learners=1)
+        .learner(batch_size=16)
+        .replay(capacity_agent_steps=50_000)
+        .objective(kl_scale=0.1)
+        .behavior(discount=0.98)
+        .model_settings(recurrent_dims=128)
+        .evaluation(episodes=3)
+        .debugging(seed=5)
+    )
+    config.validate()
+    settings = config.resolved()
+    assert (settings.environment.name, settings.environment.difficulty) == (
+        "dcs/cartpole-swingup",
+        "easy",
+    )
+    assert (settings.actors.count, settings.actors.environments_per_actor) == (8, 2)
+    assert (settings.learner.batch_size, settings.learner.count) == (16, 1)
+    assert settings.replay.capacity_agent_steps == 50_000
+    assert (settings.objective.kl_scale, settings.behavior.discount) == (0.1, 0.98)
+    assert (settings.model.recurrent_dims, settings.evaluation.episodes) == (128, 3)
+    assert settings.run.seed == 5
+    assert (config.env, config.num_env_runners, config.num_learners, config.seed) == (
+        "dcs/cartpole-swingup",
+        8,
+        1,
+        5,
+    )
+
+
+def test_a_configuration_of_settings_gives_them_back() -> None:
+    settings = tiny_config().resolved()
+    assert CoReConfig.from_settings(settings).resolved() == settings
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("learner", {"bach_size": 16}, "batch_size"),
+        ("lerner", {"batch_size": 16}, "learner"),
+        ("environment", {"name": "dcs/cartpole-swing"}, "cartpole-swingup"),
+        ("learner", {"count": 2}, "several learner processes"),
+        ("actors", {"count": 0}, "above 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_starts(
+    section: str, values: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        CoReConfig().settings_update(**{section: values}).validate()
+
+
+def test_lock_step_with_several_actors_is_refused() -> None:
+    config = (
+        CoReConfig().env_runners(num_env_runners=2).settings_update(run={"deterministic": True})
+    )
+    with pytest.raises(SettingsError, match=r"actors\.count=1"):
+        config.validate()
+
+
+def test_a_dictionary_changes_only_what_it_names() -> None:
+    config = tiny_config().update_from_dict({"settings": {"learner": {"batch_size": 8}}})
+    assert config.resolved().learner.batch_size == 8
+    assert config.resolved().learner.sequence_length == 8
+
+
+def test_a_search_space_may_stand_anywhere_until_it_is_resolved() -> None:
+    config = tiny_config().learner(model_rate=tune.choice([1e-3]), batch_size=8)
+    assert "model_rate" in config.to_dict()["settings"]["learner"]
+    with pytest.raises(SettingsError, match="model_rate"):
+        config.resolved()
+
+
+def test_every_shard_has_a_bundle_of_its_own_behind_the_others() -> None:
+    config = tiny_config()
+    request = CoRe.default_resource_request(config.to_dict())
+    settings = config.resolved()
+    assert request.bundles[-2:] == [{"CPU": settings.replay.cpus_per_shard}] * 2
+    # Driver, one actor, one learner: the driver's must not be empty, or Tune drops it.
+    assert len(request.bundles) == 5
+    assert request.bundles[0]["CPU"] > 0
+    assert sum(b.get("CPU", 0) for b in request.bundles) == pytest.approx(required_cpus(settings))
+
+
+def test_health_probes_do_not_hold_up_the_driver() -> None:
+    assert CoReConfig().env_runner_health_probe_timeout_s <= 0.1

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actors.environments.catalog import PAPER_TASKS
+from rl_system.config import (
+    SECTIONS,
+    SettingsError,
+    describe,
+    list_presets,
+    load_settings,
+    override,
+    save_settings,
+    settings_from_dict,
+    settings_to_dict,
+)
+from rl_system.fields import fields_of
+from rl_system.settings import Settings
+
+PAPER = "core/cartpole-swingup/paper"  # the one preset whose numbers never change
+
+
+@pytest.mark.parametrize("preset", [name for name in list_presets() if not name.startswith("sizes")])
+def test_every_preset_gives_valid_settings(preset: str) -> None:
+    load_settings(preset)
+
+
+@pytest.mark.parametrize("task", PAPER_TASKS)
+def test_a_preset_is_composed_of_system_task_and_size(task: str) -> None:
+    name = task.removeprefix("dcs/")
+    settings = load_settings(f"core/{name}/paper")
+    assert settings.environment.name == task
+    assert settings.environment.image_size == 100
+    assert settings.learner.crop_size == 84
+
+
+def test_the_paper_preset_keeps_the_paper_defaults_of_model_objective_and_behavior() -> None:
+    paper, default = load_settings("core/cheetah-run/paper"), Settings()
+    for section in ("model", "objective", "behavior"):
+        assert getattr(paper, section) == getattr(default, section)
+    assert paper.environment.difficulty == "medium"
+    assert paper.environment.dynamic
+
+
+def test_overrides_win_over_the_preset_and_the_last_one_over_the_others() -> None:
+    settings = load_settings(PAPER, ["run.seed=1", "learner.batch_size=8", "run.seed=2"])
+    assert settings.run.seed == 2
+    assert settings.learner.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("learner.model_rate=1e-3", 0.001),
+        ("learner.model_rate=1", 1.0),
+        ("run.max_updates=1e5", 100_000),
+        ("run.max_updates=100_000", 100_000),
+        ("run.max_updates=null", None),
+        ("run.deterministic=true", True),
+        ("run.name=007", "007"),
+        ("run.name=a=b", "a=b"),
+        ("model.conv_channels=[8, 16, 16, 16]", (8, 16, 16, 16)),
+        ("model.conv_channels=8,16,16,16", (8, 16, 16, 16)),
+        ("environment.distractions=background", ("background",)),
+        ("environment.distractions=[]", ()),
+    ],
+)
+def test_a_value_gets_the_type_of_its_field(entry: str, value: object) -> None:
+    settings = load_settings(PAPER, [entry])
+    section, key = entry.partition("=")[0].split(".")
+    found = getattr(getattr(settings, section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("learner.bach_size=3", ["learner.bach_size", "batch_size"]),
+        ("lerner.batch_size=3", ["lerner", "Did you mean learner?"]),
+        ("replay.batch_size=3", ["Did you mean learner.batch_size?"]),
+        ("learner.batch_size", ["section.key=value"]),
+        ("batch_size=3", ["section.key=value"]),
+        ("learner.batch_size=many", ["learner.batch_size", "a whole number"]),
+        ("learner.batch_size=1.5", ["a whole number"]),
+        ("run.deterministic=1", ["true or false"]),
+        ("learner.model_rate=null", ["learner.model_rate", "a number"]),
+        ("model.conv_channels=[a, b]", ["a list of whole numbers"]),
+        ("objective.negatives=some", ["objective.negatives", "same_sequence"]),
+        ("learner.update_order=both", ["sequential", "fused"]),
+        ("environment.difficulty=hardest", ["environment.difficulty", "none, easy, medium, hard"]),
+        ("environment.name=dcs/cheetah-walk", ["dcs/cheetah-walk", "dcs/cheetah-run"]),
+        ("replay.shards=-1", ["replay.shards"]),
+        ("actors.chunk_agent_steps=0", ["actors.chunk_agent_steps"]),
+    ],
+)
+def test_a_wrong_override_says_what_is_right(entry: str, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(PAPER, [entry])
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (["learner.crop_size=101"], ["learner.crop_size (101)", "environment.image_size (100)"]),
+        (["learner.sequence_length=126"], ["126", "125 agent steps"]),
+        (["learner.batch_size=15"], ["replay.shards (2)", "Set it to 16"]),
+        (["replay.minimum_agent_steps=20"], ["replay.minimum_agent_steps", "64"]),
+        (["replay.capacity_agent_steps=1000", "replay.shards=8"], ["two episodes"]),
+        (["model.conv_kernels=[3, 3]"], ["model.conv_kernels has 2", "model.conv_channels has 4"]),
+        (["learner.crop_size=2"], ["leave nothing"]),
+        (["run.deterministic=true", "actors.count=2"], ["actors.count=1"]),
+        (["actors.count=0"], ["actors.count is 0"]),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_name_both_and_say_what_to_do(
+    entries: list[str], words: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(PAPER, entries)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(PAPER, ["learner.crop_size=101", "learner.batch_size=15"])
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_the_saved_file_alone_gives_the_same_settings(tmp_path: Path) -> None:
+    settings = load_settings("default", ["learner.model_rate=1e-5", "environment.distractions=[]"])
+    save_settings(settings, tmp_path / "settings.yaml")
+    assert load_settings(tmp_path / "settings.yaml") == settings
+    assert "inherits" not in yaml.safe_load((tmp_path / "settings.yaml").read_text())
+
+
+def test_the_saved_file_has_every_field_with_its_comment(tmp_path: Path) -> None:
+    save_settings(Settings(), tmp_path / "settings.yaml")
+    text = " ".join((tmp_path / "settings.yaml").read_text().replace("#", "").split())
+    for section, kind in SECTIONS.items():
+        assert f"{section}:" in text
+        for name, item in fields_of(kind).items():
+            assert f"{name}:" in text
+            assert item.comment in text
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_of_every_section_is_commented(section: str) -> None:
+    bare = [name for name, item in fields_of(SECTIONS[section]).items() if not item.comment]
+    assert not bare
+
+
+def test_settings_survive_the_way_through_plain_dictionaries() -> None:
+    settings = load_settings("core/walker-walk/small")
+    plain = settings_to_dict(settings)
+    assert settings_from_dict(plain) == settings
+    assert plain["model"]["conv_channels"] == list(settings.model.conv_channels)
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+
+
+def test_a_dictionary_in_part_leaves_the_rest_at_the_defaults() -> None:
+    settings = settings_from_dict({"learner": {"batch_size": 16}})
+    assert settings.learner.batch_size == 16
+    assert settings.model == Settings().model
+
+
+def test_an_unknown_key_in_a_dictionary_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="Did you mean batch_size"):
+        settings_from_dict({"learner": {"batchsize": 16}})
+
+
+def test_override_changes_only_what_it_names() -> None:
+    settings = load_settings(PAPER)
+    changed = override(settings, ["run.seed=9"])
+    assert changed.run.seed == 9
+    assert changed.learner == settings.learner
+
+
+def test_a_file_inherits_in_order_and_wins_itself(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("run: {seed: 1, name: base}\nlearner: {batch_size: 8}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"inherits: [{PAPER}, base.yaml]\nrun: {{seed: 2}}\nactors:\n"
+    )
+    settings = load_settings(tmp_path / "mine.yaml")
+    assert (settings.run.seed, settings.run.name) == (2, "base")
+    assert settings.learner.batch_size == 8
+    assert settings.environment.difficulty == "medium"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("inherits: [mine.yaml]\n", "inherits itself"),
+        ("run: 3\n", "must be a section"),
+        ("- 1\n", "must hold sections"),
+        ("run: [\n", "no readable YAML"),
+        ("inherits: {a: 1}\n", "must be a list"),
+        ("inherits: [nothing]\n", "no preset 'nothing'"),
+        ("inherits: [nothing.yaml]\n", "no file nothing.yaml"),
+    ],
+)
+def test_a_broken_file_says_what_is_wrong_in_it(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=words):
+        load_settings(tmp_path / "mine.yaml")
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="Did you mean default"):
+        load_settings("defalt")
+    with pytest.raises(SettingsError, match="dcs/cheetah-run"):
+        load_settings("core/cheetah-rum/tiny")
+
+
+def test_describe_lists_every_setting_with_its_default() -> None:
+    text = describe()
+    for section, kind in SECTIONS.items():
+        for name in fields_of(kind):
+            assert f"{section}.{name}=" in text
+    assert "learner.batch_size=32" in describe("learner")
+
+
+def test_derived_numbers_follow_the_task() -> None:
+    assert load_settings(PAPER).episode_agent_steps == 125
+    assert load_settings("core/walker-walk/tiny").episode_agent_steps == 500
+    settings = load_settings(PAPER, ["learner.updates_per_agent_step=0.25"])
+    assert settings.samples_per_insert == 0.25 * 32 * 32

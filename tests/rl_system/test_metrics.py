@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rl_system.metrics import METRICS, STARVED_LINES, STUCK_UPDATES, flat_numbers, table, warnings
+from rl_system.progress import Limits, duration
+from rl_system.settings import RunSettings
+from rl_system.tally import Tally
+
+
+def lines(count: int = 30, every: int = 100, **values: Any) -> list[dict[str, Any]]:
+    healthy = {
+        "loss/contrastive": 1.0,
+        "contrastive/log_pairs": 5.48,
+        "kl/at_floor_fraction": 0.2,
+        "learner/busy_percent": 97.0,
+        "actor/busy_percent": 30.0,
+    }
+    names = {name.replace("__", "/"): value for name, value in values.items()}
+    return [{"updates": every * (index + 1), **healthy, **names} for index in range(count)]
+
+
+def test_a_healthy_run_earns_no_warning() -> None:
+    assert warnings([]) == []
+    assert warnings(lines()) == []
+
+
+def test_a_contrastive_loss_that_sits_at_log_n_is_warned_of() -> None:
+    assert "log N" in warnings(lines(loss__contrastive=5.45))[0]
+    assert warnings(lines(loss__contrastive=5.0)) == []
+
+
+def test_log_n_is_no_reason_to_warn_in_the_first_updates() -> None:
+    count = STUCK_UPDATES // 100
+    assert warnings(lines(count, loss__contrastive=5.48)) == []
+    assert warnings(lines(count + 1, loss__contrastive=5.48)) != []
+
+
+def test_one_good_line_among_the_recent_ones_silences_the_log_n_warning() -> None:
+    history = lines(loss__contrastive=5.48)
+    history[-3]["loss/contrastive"] = 4.0
+    assert warnings(history) == []
+
+
+def test_a_summed_contrastive_loss_is_not_mistaken_for_log_n() -> None:
+    assert warnings(lines(loss__contrastive=2 * 240 * 5.48)) == []
+
+
+def test_a_kl_at_its_floor_is_warned_of() -> None:
+    assert "floor" in warnings(lines(kl__at_floor_fraction=0.99))[0]
+
+
+def test_a_learner_that_waits_for_data_is_warned_of() -> None:
+    assert "actors.count" in warnings(lines(learner__busy_percent=20.0))[0]
+    assert warnings(lines(STARVED_LINES - 1, learner__busy_percent=20.0)) == []
+
+
+def test_learner_and_actors_that_both_wait_point_at_what_lies_between() -> None:
+    (text,) = warnings(lines(learner__busy_percent=20.0, actor__busy_percent=10.0))
+    assert "both wait" in text
+
+
+def test_filling_replay_before_the_first_update_is_not_starving() -> None:
+    assert warnings(lines(every=0, learner__busy_percent=0.0)) == []
+
+
+def test_a_restart_is_told_while_it_is_recent() -> None:
+    history = lines()
+    for line in history[-2:]:
+        line["replay/restarts"] = 1
+    assert "shard" in warnings(history)[0]
+    assert warnings(history + [dict(history[-1]) for _ in range(STARVED_LINES + 1)]) == []
+
+
+def test_a_loss_that_is_not_finite_is_told() -> None:
+    assert "loss/critic" in warnings(lines(loss__critic=math.nan))[0]
+
+
+def test_only_finite_plain_numbers_are_logged_as_scalars() -> None:
+    given = {"a": 1, "b": 2.5, "c": True, "d": "x", "e": math.inf, "f": None}
+    assert flat_numbers(given) == {"a": 1, "b": 2.5}
+
+
+def test_every_metric_has_a_unit_and_a_meaning_and_a_row_in_the_table() -> None:
+    text = table()
+    for metric in METRICS:
+        assert metric.unit and metric.help
+        assert f"`{metric.name}`" in text
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_the_names_that_the_run_counts_are_in_the_dictionary() -> None:
+    tally = Tally()
+    tally.add_actor(
+        {
+            "actor": 1, "agent_steps": 10, "simulator_steps": 80, "episodes": 1, "error": None,
+            "random_returns": [], "returns": [3.0], "weights_updates": 0, "wall_s": 1.0,
+            "wait_s": 0.0,
+        }
+    )  # fmt: skip
+    tally.add_learner(
+        {"updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.2}
+    )
+    tally.add_evaluation({"return_mean": 1.0, "return_se": 0.1, "episodes": 5, "updates": 5})
+    known = {metric.name for metric in METRICS}
+    assert set(tally.take_metrics({"agent_steps": 10.0}, 100)) <= known
+
+
+def test_the_first_limit_that_is_reached_ends_a_run() -> None:
+    limits = Limits(RunSettings(max_updates=100, max_minutes=1.0))
+    assert not limits.reached({"updates": 99, "elapsed_s": 59.0})
+    assert limits.reached({"updates": 100, "elapsed_s": 0.0})
+    assert limits.reached({"updates": 0, "elapsed_s": 60.0})
+    assert limits.share({"updates": 50, "elapsed_s": 45.0}) == 0.75
+
+
+def test_a_run_without_limits_is_never_at_its_end() -> None:
+    limits = Limits(RunSettings())
+    assert not limits.reached({"updates": 10**9, "elapsed_s": 1e9})
+    assert limits.seconds_left({"updates": 5, "elapsed_s": 5.0}, {}) is None
+
+
+def test_time_left_follows_the_pace() -> None:
+    limits = Limits(RunSettings(max_updates=100))
+    began, now = {"updates": 20, "elapsed_s": 10.0}, {"updates": 40, "elapsed_s": 20.0}
+    assert limits.seconds_left(now, began) == 30.0
+
+
+def test_durations_are_written_for_people() -> None:
+    assert [duration(s) for s in (5, 65, 3600 + 65)] == ["0:05", "1:05", "1:01:05"]
