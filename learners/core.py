@@ -196,4 +196,3 @@ class CoReAgent(nn.Module):
                 )
         for name, value in weights.items():
             own[name].copy_(torch.from_numpy(np.array(value)))
-

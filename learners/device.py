@@ -23,8 +23,8 @@ def choose_device(name: str) -> torch.device:
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"learner.device={name!r}, but torch sees no GPU here: set learner.device=cpu, or check "
-            "the driver and the torch build with `rl-system doctor`."
+            f"learner.device={name!r}, but torch sees no GPU here: set learner.device=cpu, or "
+            "check the driver and the torch build with `rl-system doctor`."
         )
     return device
 

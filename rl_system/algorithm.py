@@ -56,6 +56,7 @@ from rl_system.plane import (
     required_cpus,
     shard_bundles,
     shared_settings,
+    wait_for_resources,
 )
 from rl_system.policy import MODULE_STATE, load_policy
 from rl_system.settings import EvaluationSettings, Settings
@@ -226,6 +227,8 @@ class CoRe(Algorithm):
         self._first_update_agent_steps: int | None = None
         self._give_plane(prefix)
         self._token = ray.put(None)
+        bundles = self.default_resource_request(self.config.to_dict()).bundles
+        wait_for_resources(bundles, settings.run.startup_timeout_s)
         # Before actors and learner: inside a Tune trial each shard has a bundle of its own, and the
         # learner, which takes any, must find these taken.
         self._plane = DataPlane.start(settings, prefix, self.logdir)

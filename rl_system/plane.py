@@ -14,7 +14,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.placement_group import get_current_placement_group
+from ray.util.placement_group import (
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 
 from actors.environments.catalog import find, make_environment
 from actors.environments.settings import EnvironmentSettings
@@ -125,6 +129,36 @@ def required_cpus(settings: Settings) -> float:
     actors = settings.actors.count * settings.actors.num_cpus_per_actor
     shards = settings.replay.shards * settings.replay.cpus_per_shard
     return actors + shards + max(1, settings.learner.count) + DRIVER_CPUS
+
+
+def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> None:
+    """Waits until the cluster can give `bundles`, so that no process waits for its CPU in silence.
+
+    Does nothing inside a Tune trial, whose resources are reserved already.
+
+    Raises:
+        SettingsError: it cannot within `timeout_s`; says what is free and what to change.
+    """
+    if get_current_placement_group() is not None:
+        return
+    trial = placement_group([bundle for bundle in bundles if any(bundle.values())])
+    try:
+        ready, _ = ray.wait([trial.ready()], timeout=timeout_s)
+    finally:
+        remove_placement_group(trial)
+    if ready:
+        return
+    free, present = ray.available_resources(), ray.cluster_resources()
+    wanted = {
+        name: round(sum(bundle.get(name, 0) for bundle in bundles), 2) for name in ("CPU", "GPU")
+    }
+    raise SettingsError(
+        f"The run needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs of Ray. After "
+        f"{timeout_s:g} s {free.get('CPU', 0):g} of {present.get('CPU', 0):g} CPUs and "
+        f"{free.get('GPU', 0):g} of {present.get('GPU', 0):g} GPUs are free. Start Ray with more "
+        "(num_cpus may exceed the machine's cores), stop other runs, or lower actors.count, "
+        "actors.num_cpus_per_actor or replay.cpus_per_shard."
+    )
 
 
 def action_dims(environment: EnvironmentSettings) -> int:

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from actors.environments.catalog import Split, make_environment
+from actors.environments.videos import VideoFolderError
 from rl_system.checkpoints import Checkpoint, Checkpoints
 from rl_system.cluster import native_messages_to, ray_cluster
 from rl_system.config import override, save_settings
@@ -67,6 +69,7 @@ def train(settings: Settings, command: Sequence[str] = ()) -> tuple[RunDirectory
     Raises:
         UserError: The run cannot start here; the message says what to do.
     """
+    check_environment(settings)
     directory = RunDirectory.create(settings)
     directory.note(
         command=list(command),
@@ -120,6 +123,7 @@ def resume(
             "run.max_minutes=60 behind the directory's name."
         )
     _compare_versions(found)
+    check_environment(settings)
     save_settings(settings, directory.settings_file)
     resumed = [*directory.facts().get("resumed", []), {"at": _now(), "command": list(command)}]
     directory.note(resumed=resumed, machine=describe_machine(), versions=versions())
@@ -222,6 +226,27 @@ def train_until_done(
         if every_s and time.monotonic() - saved_at >= every_s:
             save()
             saved_at = time.monotonic()
+
+
+def check_environment(settings: Settings) -> None:
+    """Make one environment of each kind, so that what is wrong with them shows before Ray starts.
+
+    Raises:
+        GraphicsUnavailable, VideoFolderError: Nothing can be drawn, or there are no videos.
+        SettingsError: The settings do not fit the task.
+    """
+    environment = settings.environment
+    # A folder may hold training videos and no held-out ones; procedural ones are always there.
+    splits: tuple[Split, ...] = ("train",)
+    if environment.difficulty != "none" and environment.videos != "procedural":
+        splits = ("train", "held_out")
+    for split in splits:
+        try:
+            make_environment(environment, 0, split).close()
+        except VideoFolderError:
+            raise
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
 
 def how_to_resume(directory: RunDirectory) -> str:

@@ -21,6 +21,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "objective.reward_loss": ("huber", "squared"),
     "learner.update_order": ("sequential", "fused"),
     "learner.device": ("auto", "cpu", "cuda"),
+    "learner.precision": ("auto", "float32", "bfloat16"),
+    "model.conv_init": ("delta_orthogonal", "kaiming"),
     "evaluation.split": ("train", "held_out"),
     "evaluation.difficulty": DIFFICULTIES,
     "evaluation.distracted_twin": DIFFICULTIES,
@@ -63,9 +65,7 @@ class RunSettings:
     keep_checkpoints: int = 2  # newest checkpoints kept
     report: bool = True  # write report.html at the end
     tensorboard: bool = True  # write the metrics for TensorBoard as well
-    address: str | None = (
-        None  # a running Ray cluster ("auto" or its address); null: one of its own
-    )
+    address: str | None = None  # running Ray cluster, "auto" or its address; null: one of its own
     dashboard_port: int | None = None  # port of Ray's dashboard in its own Ray; null: no dashboard
     num_cpus: int | None = None  # CPUs that Ray may count on; null: what the run needs, at least
     object_store_mb: int | None = None  # Ray's shared memory for frames in flight; null: computed

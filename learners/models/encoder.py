@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from learners.models.layers import initialise, without_affine_norm
 from learners.settings import ModelSettings
 
-
 CONV_INITS = ("delta_orthogonal", "kaiming")
 
 
@@ -57,9 +56,7 @@ class PixelEncoder(nn.Module):
             for layer in layers[::2]:
                 nn.init.kaiming_uniform_(cast(nn.Conv2d, layer).weight, a=5**0.5)
         elif settings.conv_init != "delta_orthogonal":
-            raise ValueError(
-                f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}."
-            )
+            raise ValueError(f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}.")
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Building blocks shared by every network: initialisation, MLP, layer-normalised GRU cell, Gaussian."""
+"""Building blocks of every network: initialisation, MLP, layer-normalised GRU cell, Gaussian."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], *, last: bool = False
         last: Whether the activation also follows the output layer.
     """
     layers: list[nn.Module] = []
-    for index, (width_in, width_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (width_in, width_out) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(width_in, width_out))
         if last or index < len(sizes) - 2:
             layers.append(activation())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +43,7 @@ class Actor(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Draw a reparameterised action (..., A) and its log-probability (...)."""
         mean, log_std = self.distribution(states)
-        noise = torch.randn(
-            mean.shape, generator=generator, device=mean.device, dtype=mean.dtype
-        )
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         unsquashed = mean + log_std.exp() * noise
         action = torch.tanh(unsquashed).clamp(-_ACTION_BOUND, _ACTION_BOUND)
         return action, tanh_gaussian_log_prob(unsquashed, mean, log_std)
@@ -68,7 +67,7 @@ class TwinCritic(nn.Module):
         sizes = [state_dims + action_dims, *settings.critic_dims, 1]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+        for width_in, width_out in pairwise(sizes):
             weight = torch.empty(2, width_in, width_out)
             for critic in weight:
                 nn.init.orthogonal_(critic.t())

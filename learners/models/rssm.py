@@ -74,9 +74,7 @@ class RSSM(nn.Module):
 
     def posterior(self, embedding: Tensor, recurrent: Tensor) -> Gaussian:
         """Return q(s_t | h_t, x_t) (..., Ds)."""
-        return Gaussian.from_parameters(
-            self.posterior_head(torch.cat([embedding, recurrent], -1))
-        )
+        return Gaussian.from_parameters(self.posterior_head(torch.cat([embedding, recurrent], -1)))
 
     def observe(
         self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None

@@ -79,9 +79,7 @@ def test_unroll_equals_stepping_the_transition_and_the_posterior_one_by_one():
     features, actions = torch.randn(5, 3, MODEL.feature_dims), torch.randn(5, 3, 2)
     states = rssm.observe(features, actions, torch.Generator().manual_seed(1))
     for t in range(1, 5):
-        recurrent = rssm.transition(
-            states.latent[t - 1], actions[t - 1], states.recurrent[t - 1]
-        )
+        recurrent = rssm.transition(states.latent[t - 1], actions[t - 1], states.recurrent[t - 1])
         torch.testing.assert_close(recurrent, states.recurrent[t])
         posterior = rssm.posterior(rssm.embed(features[t]), recurrent)
         torch.testing.assert_close(posterior.mean, states.posterior.mean[t])

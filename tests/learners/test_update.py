@@ -98,9 +98,7 @@ def test_decoding_from_the_posterior_leaves_the_prior_to_the_kl(make_update, bat
 def test_the_first_step_of_a_window_enters_no_contrastive_kl_or_reward_term(parts):
     agent, features, states, actions, rewards = parts
     generator = torch.Generator()
-    first, metrics = agent.model_loss(
-        features, states, actions, rewards, generator.manual_seed(0)
-    )
+    first, metrics = agent.model_loss(features, states, actions, rewards, generator.manual_seed(0))
     changed = features.detach().clone()
     changed[0] += 1.0
     second, _ = agent.model_loss(changed, states, actions, rewards, generator.manual_seed(0))

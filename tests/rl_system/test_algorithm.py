@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False)
+    ray.init(address="local", num_cpus=6, object_store_memory=150 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
 
@@ -96,6 +97,7 @@ def test_evaluation_uses_published_weights_and_leaves_replay_alone(algorithm: Co
     assert result["updates"] > 0
 
 
+@pytest.mark.slow
 def test_a_restored_run_continues_with_the_same_counters_weights_and_replay(
     algorithm: CoRe, checkpoint: Path
 ) -> None:
@@ -123,8 +125,6 @@ def test_a_checkpoint_without_replay_is_refused(algorithm: CoRe, tmp_path: Path)
 def test_a_checkpoint_with_damaged_replay_is_refused_and_nothing_changes(
     algorithm: CoRe, checkpoint: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     damaged = tmp_path / "damaged"
     shutil.copytree(checkpoint, damaged)
     victim = damaged / "replay" / "shard-1" / "reward.npy"
@@ -146,6 +146,7 @@ def test_the_policy_of_a_checkpoint_acts_without_ray(algorithm: CoRe, checkpoint
         load_policy(checkpoint / "nothing", settings)
 
 
+@pytest.mark.slow
 def test_a_killed_actor_comes_back_and_nothing_is_stored_twice(algorithm: CoRe) -> None:
     before = train_until(algorithm, lambda m: m["updates"] > 0)
     (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.pid())
@@ -166,6 +167,7 @@ def test_a_killed_shard_goes_back_to_the_snapshot_and_training_goes_on(
     assert after["replay/agent_steps"] > 0
 
 
+@pytest.mark.slow
 def test_published_weights_survive_the_death_of_the_learner(cluster: None) -> None:
     built = tiny_config().build_algo()
     try:
@@ -183,6 +185,7 @@ def test_published_weights_survive_the_death_of_the_learner(cluster: None) -> No
         built.stop()
 
 
+@pytest.mark.slow
 def test_a_learner_inside_the_driver_does_not_starve_the_actors_it_waits_for(
     cluster: None,
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_learner_inside_the_driver_does_not_starve_the_actors_it_waits_for(
         built.stop()
 
 
+@pytest.mark.slow
 def test_a_wrong_folder_of_videos_is_named_when_the_actors_cannot_start(cluster: None) -> None:
     config = tiny_config().settings_update(
         environment={"difficulty": "easy", "videos": "/no/such/folder"}
@@ -203,6 +207,15 @@ def test_a_wrong_folder_of_videos_is_named_when_the_actors_cannot_start(cluster:
         config.build_algo()
 
 
+def test_a_cluster_that_is_too_small_is_an_error_and_no_silent_wait(cluster: None) -> None:
+    config = tiny_config().settings_update(
+        actors={"num_cpus_per_actor": 64.0}, run={"startup_timeout_s": 1.0}
+    )
+    with pytest.raises(SettingsError, match=r"needs 66\.01 CPUs"):
+        config.build_algo()
+
+
+@pytest.mark.slow
 def test_nothing_is_left_running_after_stop(cluster: None) -> None:
     built = tiny_config().build_algo()
     prefix = built._plane.prefix

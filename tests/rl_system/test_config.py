@@ -23,7 +23,9 @@ from rl_system.settings import Settings
 PAPER = "core/cartpole-swingup/paper"  # the one preset whose numbers never change
 
 
-@pytest.mark.parametrize("preset", [name for name in list_presets() if not name.startswith("sizes")])
+@pytest.mark.parametrize(
+    "preset", [name for name in list_presets() if not name.startswith("sizes")]
+)
 def test_every_preset_gives_valid_settings(preset: str) -> None:
     load_settings(preset)
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from replay.schema import step_schema
+from replay.shard import ReplayShard
 from rl_system.metrics import METRICS, STARVED_LINES, STUCK_UPDATES, flat_numbers, table, warnings
 from rl_system.progress import Limits, duration
 from rl_system.settings import RunSettings
@@ -52,8 +54,9 @@ def test_a_kl_at_its_floor_is_warned_of() -> None:
 
 
 def test_a_learner_that_waits_for_data_is_warned_of() -> None:
-    assert "actors.count" in warnings(lines(learner__busy_percent=20.0))[0]
-    assert warnings(lines(STARVED_LINES - 1, learner__busy_percent=20.0)) == []
+    waits = {"learner__busy_percent": 20.0, "actor__busy_percent": 99.0}
+    assert "actors.count" in warnings(lines(**waits))[0]
+    assert warnings(lines(STARVED_LINES - 1, **waits)) == []
 
 
 def test_learner_and_actors_that_both_wait_point_at_what_lies_between() -> None:
@@ -95,16 +98,15 @@ def test_the_names_that_the_run_counts_are_in_the_dictionary() -> None:
     tally.add_actor(
         {
             "actor": 1, "agent_steps": 10, "simulator_steps": 80, "episodes": 1, "error": None,
-            "random_returns": [], "returns": [3.0], "weights_updates": 0, "wall_s": 1.0,
-            "wait_s": 0.0,
+            "random_returns": [], "returns": [3.0], "weights_updates": 0, "weights_ages": [],
+            "wall_s": 1.0, "wait_s": 0.0,
         }
     )  # fmt: skip
-    tally.add_learner(
-        {"updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.2}
-    )
+    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.2})
     tally.add_evaluation({"return_mean": 1.0, "return_se": 0.1, "episodes": 5, "updates": 5})
     known = {metric.name for metric in METRICS}
-    assert set(tally.take_metrics({"agent_steps": 10.0}, 100)) <= known
+    replay = ReplayShard(step_schema((4, 4, 3), 1), capacity=16).stats()
+    assert not set(tally.take_metrics(replay, 100)) - known
 
 
 def test_the_first_limit_that_is_reached_ends_a_run() -> None:

@@ -1,0 +1,205 @@
+"""The stepping loop and its streams, with small made-up environments and policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dm_env
+import numpy as np
+import pytest
+from dm_env import specs
+
+from actors.stream import ChunkStream
+from actors.worker import Worker
+from replay.errors import ReplayTimeout
+from replay.schema import Chunk, step_schema
+
+SCHEMA = step_schema((4, 4, 3), 2)
+
+
+class Counting:
+    """Shows the number of its step in every pixel; ends after `length` steps."""
+
+    def __init__(self, length: int = 7, terminates: bool = False) -> None:
+        self.length, self.terminates = length, terminates
+        self.simulator_steps = 0
+        self.actions: list[np.ndarray] = []
+        self.number = 0
+
+    def _frame(self) -> np.ndarray:
+        return np.full((4, 4, 3), self.number, np.uint8)
+
+    def reset(self) -> dm_env.TimeStep:
+        self.number, self.simulator_steps = 0, 0
+        return dm_env.restart(self._frame())
+
+    def step(self, action: np.ndarray) -> dm_env.TimeStep:
+        self.actions.append(action.copy())
+        self.number += 1
+        self.simulator_steps = 3
+        if self.number < self.length:
+            return dm_env.transition(float(self.number), self._frame())
+        end = dm_env.termination if self.terminates else dm_env.truncation
+        return end(float(self.number), self._frame())
+
+    def action_spec(self) -> Any:
+        return specs.BoundedArray((2,), np.float32, -1, 1)
+
+
+class Remembering:
+    """Acts with the number of steps it remembers of the episode, divided by 100."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def initial_state(self, count: int) -> np.ndarray:
+        return np.zeros(count)
+
+    def act(
+        self, observation: np.ndarray, state: np.ndarray, is_first: np.ndarray, explore: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        state = np.where(is_first, 0.0, state + 1)
+        self.seen.append((observation[:, 0, 0, 0].copy(), state.copy()))
+        return np.repeat(state[:, None] / 100, 2, axis=1).astype(np.float32), state
+
+
+class Sink:
+    """Takes chunks, or refuses as long as `full`."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.full = False
+
+    def __call__(self, chunk: Chunk) -> None:
+        if self.full:
+            raise ReplayTimeout("full")
+        SCHEMA.validate(chunk)
+        self.chunks.append(chunk)
+
+
+def _worker(
+    environments: list[Counting], policy: Remembering, sink: Sink, length: int = 3, **more: Any
+) -> Worker:
+    streams = [ChunkStream(sink, SCHEMA, f"a/{n}", length) for n in range(len(environments))]
+    generator = np.random.default_rng(0)
+    return Worker(environments, policy, streams, generator=generator, **more)
+
+
+def test_chunks_of_an_episode_join_without_gap_and_close_with_its_end() -> None:
+    sink = Sink()
+    worker = _worker([Counting(7)], Remembering(), sink)
+    worker.run(rounds=14)
+    keys = [(c.key.actor, c.key.episode, c.key.start, len(c)) for c in sink.chunks]
+    assert keys == [
+        ("a/0", episode, start, n) for episode in (0, 1) for start, n in ((0, 3), (3, 3), (6, 1))
+    ]
+    assert [c.is_last for c in sink.chunks] == [False, False, True] * 2
+
+
+def test_a_step_holds_the_frame_acted_on_and_the_reward_that_the_action_earned() -> None:
+    sink = Sink()
+    environment = Counting(4)
+    _worker([environment], Remembering(), sink, length=8).run(rounds=4)
+    (chunk,) = sink.chunks
+    steps = chunk.steps
+    assert steps["observation"][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert steps["reward"].tolist() == [1, 2, 3, 4]
+    assert np.array_equal(steps["action"], np.stack(environment.actions))
+    assert steps["is_first"].tolist() == [True, False, False, False]
+    assert steps["discount"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("terminates", "discount"), [(True, 0.0), (False, 1.0)])
+def test_the_discount_is_zero_only_where_the_task_truly_ended(
+    terminates: bool, discount: float
+) -> None:
+    sink = Sink()
+    _worker([Counting(3, terminates)], Remembering(), sink).run(rounds=3)
+    assert sink.chunks[-1].steps["discount"][-1] == discount
+
+
+def test_each_environment_carries_its_own_state_and_restarts_it_with_its_episode() -> None:
+    policy = Remembering()
+    _worker([Counting(3), Counting(5)], policy, Sink()).run(rounds=8)
+    for frames, states in policy.seen:
+        assert np.array_equal(frames, states)  # both count the steps of the episode
+
+
+def test_random_episodes_end_whole_and_leave_the_policy_unasked() -> None:
+    policy = Remembering()
+    environment = Counting(4)
+    worker = _worker([environment], policy, Sink(), random_agent_steps=6)
+    worker.run(rounds=8)
+    assert policy.seen == []
+    assert np.std(np.stack(environment.actions)) > 0.3
+    worker.run(rounds=4)
+    assert len(policy.seen) == 4
+    report = worker.take_report()
+    assert (len(report.random_returns), len(report.returns)) == (2, 1)
+
+
+def test_steps_of_earlier_lives_count_as_random_steps() -> None:
+    policy = Remembering()
+    _worker([Counting(4)], policy, Sink(), random_agent_steps=6, agent_steps=6).run(rounds=1)
+    assert len(policy.seen) == 1
+
+
+def test_a_full_replay_holds_the_worker_back_and_nothing_is_lost() -> None:
+    sink = Sink()
+    worker = _worker([Counting(7)], Remembering(), sink)
+    sink.full = True
+    worker.run(rounds=10)
+    assert worker.blocked and worker.agent_steps == 3
+    worker.run(rounds=10)
+    assert worker.agent_steps == 3
+    sink.full = False
+    worker.run(rounds=4)
+    assert not worker.blocked
+    starts = [(c.key.episode, c.key.start) for c in sink.chunks]
+    assert starts == [(0, 0), (0, 3), (0, 6)]
+
+
+def test_a_report_counts_what_was_done_since_the_last() -> None:
+    worker = _worker([Counting(4), Counting(4)], Remembering(), Sink())
+    worker.run(rounds=6)
+    report = worker.take_report()
+    assert (report.agent_steps, report.simulator_steps, report.episodes) == (12, 36, 2)
+    assert report.returns == [10.0, 10.0]
+    assert worker.take_report().agent_steps == 0
+
+
+def test_new_weights_are_looked_for_before_every_round() -> None:
+    looks = []
+    _worker([Counting()], Remembering(), Sink(), between=lambda: looks.append(1)).run(rounds=5)
+    assert len(looks) == 5
+
+
+def test_a_run_of_seconds_makes_at_least_one_round() -> None:
+    worker = _worker([Counting()], Remembering(), Sink())
+    worker.run(seconds=0.0)
+    assert worker.agent_steps == 1
+
+
+def test_environments_and_streams_must_match() -> None:
+    with pytest.raises(ValueError, match="one stream per environment"):
+        Worker([Counting()], Remembering(), [], generator=np.random.default_rng(0))
+
+
+def test_an_episode_that_was_cut_short_goes_out_without_an_end() -> None:
+    sink = Sink()
+    stream = ChunkStream(sink, SCHEMA, "a", 5)
+    step = {
+        "observation": np.zeros((4, 4, 3), np.uint8),
+        "action": np.zeros(2, np.float32),
+        "reward": 0.0,
+        "is_first": True,
+        "is_last": False,
+        "discount": 1.0,
+    }
+    with pytest.raises(RuntimeError, match="call begin"):
+        stream.append(**step)
+    stream.begin(0)
+    stream.append(**step)
+    stream.begin(1)
+    (chunk,) = sink.chunks
+    assert (chunk.key.episode, len(chunk), chunk.is_last) == (0, 1, False)

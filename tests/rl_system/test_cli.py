@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rl_system.cli import EXIT_USER_ERROR, build_parser, main
+
+COMMANDS = ("train", "resume", "eval", "report", "doctor", "envs")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"Example:  rl-system {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_in_the_help_is_a_line_that_parses(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    example = text[text.index("Example:  rl-system ") :].splitlines()[0].split()[2:]
+    build_parser().parse_args(example)
+
+
+def test_the_main_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in text
+
+
+def test_a_mistake_of_the_user_is_one_message_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "defalt"]) == EXIT_USER_ERROR
+    captured = capsys.readouterr()
+    assert captured.err.startswith("rl-system: There is no preset 'defalt'")
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "default", "learner.bach_size=3"], "batch_size"),
+        (["train", "default", "environment.name=dcs/walker-wall"], "dcs/walker-walk"),
+        (["train"], "rl-system train default"),
+        (["resume", "nowhere"], "no run directory"),
+        (["eval", "nowhere"], "no run directory"),
+        (["report", "nowhere"], "no run directory"),
+        (["train", "--settings", "lerner"], "learner"),
+    ],
+)
+def test_messages_say_what_to_do(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == EXIT_USER_ERROR
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_videos_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train", "default", f"environment.videos={tmp_path / 'DAVIS'}",
+        f"run.directory={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    assert main(arguments) == EXIT_USER_ERROR
+    assert "DAVIS" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list"]) == 0
+    assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
+    assert main(["train", "--settings", "replay"]) == 0
+    assert "replay.shards=2" in capsys.readouterr().out
+
+
+def test_envs_lists_names_that_can_be_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs", "--json"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
+    assert names[0] == "dcs/ball_in_cup-catch"
+    assert main(["envs"]) == 0
+    assert "dcs/cheetah-run" in capsys.readouterr().out

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rl_system import cluster, doctor, machine
+from rl_system.cli import main
+from rl_system.config import load_settings
+from rl_system.errors import RunError, SettingsError
+from rl_system.settings import RunSettings, Settings
+
+PAPER = "core/cheetah-run/paper"
+
+
+def test_graphics_works_here_or_the_package_to_install_is_named() -> None:
+    checks = doctor.check_graphics()
+    assert checks
+    if not any(check.status == "ok" for check in checks):
+        assert any("apt-get install" in check.advice for check in checks)
+        assert any(check.status == "failure" for check in checks)
+
+
+def test_a_library_that_is_missing_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "missing_libraries", lambda backend: [f"lib{backend}.so"])
+    checks = doctor.check_graphics()
+    assert [check.status for check in checks] == ["failure", "warning"]
+    assert "libEGL" not in checks[0].found and "libegl.so" in checks[0].found
+    assert "libegl1 libopengl0 libgl1-mesa-dri" in checks[0].advice
+
+
+def test_a_mujoco_that_dm_control_cannot_use_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, status in [("4.0.0", "failure"), ("3.16.1", "failure"), ("3.17.0", "ok")]:
+        found = machine.versions() | {"mujoco": version}
+        monkeypatch.setattr(machine, "versions", lambda found=found: found)
+        (check,) = [check for check in doctor.check_versions() if check.topic == "mujoco"]
+        assert check.status == status
+
+
+def test_a_package_away_from_its_pin_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = machine.versions() | {"ray": "2.50.0", "dm_control": "missing", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(machine, "versions", lambda: found)
+    checks = {check.topic: check for check in doctor.check_versions()}
+    assert checks["ray"].status == "warning"
+    assert "pip install ray==2.60.0" in checks["ray"].advice
+    assert checks["dm_control"].status == "failure"
+    assert checks["torch"].status == "ok"
+
+
+def test_a_folder_without_videos_is_a_failure_that_says_what_it_should_hold(
+    tmp_path: Path,
+) -> None:
+    checks = doctor.check_folders(str(tmp_path / "nothing"))
+    assert checks[-1].status == "failure"
+    assert "nothing" in checks[-1].found + checks[-1].advice
+
+
+def test_whatever_needs_doing_comes_with_advice() -> None:
+    for check in [*doctor.check_machine(), *doctor.check_versions(), *doctor.check_folders()]:
+        assert check.status == "ok" or check.advice
+
+
+def test_the_command_ends_with_1_only_for_failures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [doctor.Check("a", "ok", "fine"), doctor.Check("b", "warning", "so so", "try c")]
+    monkeypatch.setitem(doctor.SECTIONS, "machine", lambda: checks)
+    assert main(["doctor", "--only", "machine"]) == 0
+    assert "try c" in capsys.readouterr().out
+    checks.append(doctor.Check("d", "failure", "broken", "mend it"))
+    assert main(["doctor", "--only", "machine"]) == 1
+    assert main(["doctor", "--only", "machine", "--quiet"]) == 1
+
+
+@pytest.mark.slow
+def test_ray_starts_here() -> None:
+    (check,) = doctor.check_ray()
+    assert check.status == "ok", check.found
+
+
+def test_an_object_store_too_small_for_the_frames_in_flight_names_the_setting() -> None:
+    small = load_settings(PAPER, ["run.object_store_mb=100"])
+    with pytest.raises(SettingsError, match=r"run\.object_store_mb is 100"):
+        cluster.object_store_mib(small)
+    computed = cluster.object_store_mib(load_settings(PAPER))
+    assert cluster.object_store_mib(load_settings(PAPER, [f"run.object_store_mb={computed}"])) == (
+        computed
+    )
+
+
+def test_too_few_cpus_for_the_processes_of_a_run_names_the_setting() -> None:
+    settings = replace(Settings(), run=RunSettings(num_cpus=1))
+    with (
+        pytest.raises(SettingsError, match=r"run\.num_cpus is 1"),
+        cluster.ray_cluster(settings, needed_cpus=3.0),
+    ):
+        pass
+
+
+def test_a_port_in_use_names_the_setting() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        settings = replace(Settings(), run=RunSettings(dashboard_port=port))
+        with (
+            pytest.raises(RunError, match=rf"Port {port} is in use.*run\.dashboard_port"),
+            cluster.ray_cluster(settings, needed_cpus=1.0),
+        ):
+            pass
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_names_the_setting() -> None:
+    settings = replace(Settings(), run=RunSettings(address="127.0.0.1:1"))
+    with (
+        pytest.raises(RunError, match=r"run\.address=127\.0\.0\.1:1"),
+        cluster.ray_cluster(settings, needed_cpus=1.0),
+    ):
+        pass
+
+
+def test_native_messages_go_to_a_file_and_python_errors_to_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    with cluster.native_messages_to(tmp_path / "native.log"):
+        os.write(2, b"from a library\n")
+        print("from Python", file=sys.stderr)
+    os.write(2, b"afterwards\n")
+    assert (tmp_path / "native.log").read_text() == "from a library\n"
+    assert capfd.readouterr().err == "from Python\nafterwards\n"
+
+
+def test_cpus_and_memory_are_those_of_this_process() -> None:
+    assert 1 <= machine.cpus() <= (os.cpu_count() or 1)
+    total, available = machine.memory_bytes()
+    assert 0 <= available <= total

@@ -1,0 +1,230 @@
+"""The conductor's loop, driven by a trainer that counts instead of learning."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rl_system.checkpoints import Checkpoints
+from rl_system.errors import RunError, SettingsError
+from rl_system.interrupt import Interrupt, Stopped
+from rl_system.progress import Limits, Progress
+from rl_system.run import resume, train_until_done
+from rl_system.run_directory import MetricsLog, RunDirectory
+from rl_system.settings import RunSettings, Settings
+
+
+class CountingTrainer:
+    """Ten updates an iteration; its checkpoint is the count."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.updates = 0
+        self.interrupt_at = interrupt_at
+
+    def train(self) -> dict[str, Any]:
+        self.updates += 10
+        if self.updates == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"metrics": {"updates": self.updates, "agent_steps": 2 * self.updates}}
+
+    def save_to_path(self, path: str) -> None:
+        (Path(path) / "count").write_text(str(self.updates))
+
+    def restore_from_path(self, path: str) -> None:
+        self.updates = int((Path(path) / "count").read_text())
+
+    def stop(self) -> None:
+        pass
+
+
+def conduct(
+    directory: RunDirectory, settings: Settings, trainer: CountingTrainer
+) -> tuple[Path, Interrupt, str]:
+    limits = Limits(settings.run)
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    with (
+        Interrupt() as interrupt,
+        MetricsLog(directory, tensorboard=False) as log,
+        Progress("test", limits, console) as progress,
+    ):
+        path = train_until_done(trainer, directory, settings, limits, log, progress, interrupt)
+    return path, interrupt, out.getvalue()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return replace(Settings(), run=RunSettings(directory=str(tmp_path), name="run", max_updates=50))
+
+
+def test_a_run_ends_at_its_limit_with_a_checkpoint_and_a_line_for_each_iteration(
+    settings: Settings,
+) -> None:
+    directory = RunDirectory.create(settings)
+    path, interrupt, shown = conduct(directory, settings, CountingTrainer())
+    assert [line["updates"] for line in directory.metrics()] == [10, 20, 30, 40, 50]
+    content = Checkpoints(directory.checkpoints).read(path).content
+    assert content["metrics_lines"] == 5
+    assert content["metrics"]["updates"] == 50
+    assert interrupt.exit_code == 0
+    assert "updates 10" in shown
+
+
+def test_ctrl_c_finishes_the_iteration_and_saves(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory.create(settings)
+    path, interrupt, _ = conduct(directory, settings, CountingTrainer(interrupt_at=20))
+    assert interrupt.exit_code == 130
+    assert (path / "count").read_text() == "20"
+    assert "then saving" in capsys.readouterr().err
+
+
+def test_a_second_signal_or_one_before_there_is_anything_to_save_stops_at_once() -> None:
+    with Interrupt(), pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert stopped.value.exit_code == 143
+    with Interrupt() as interrupt:
+        interrupt.can_save = True
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_signals_work_as_before_after_a_run() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_lines_after_a_checkpoint_are_forgotten_when_the_run_goes_on(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    path, _, _ = conduct(directory, settings, CountingTrainer())
+    with MetricsLog(directory, tensorboard=False) as log:
+        log.append({"updates": 60})
+    with directory.metrics_file.open("a") as file:
+        file.write('{"updates": 7')  # cut short by a crash
+    assert directory.forget_after(5) == 2
+    longer = replace(settings, run=replace(settings.run, max_updates=70))
+    trainer = CountingTrainer()
+    trainer.restore_from_path(str(path))
+    conduct(directory, longer, trainer)
+    assert [line["updates"] for line in directory.metrics()] == [10, 20, 30, 40, 50, 60, 70]
+
+
+def test_a_line_cut_short_by_a_crash_is_skipped(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    directory.metrics_file.write_text('{"updates": 1}\n{"upd')
+    assert directory.metrics() == [{"updates": 1}]
+
+
+def test_a_run_directory_is_never_overwritten(settings: Settings) -> None:
+    RunDirectory.create(settings)
+    with pytest.raises(RunError, match="rl-system resume"):
+        RunDirectory.create(settings)
+
+
+def test_a_run_directory_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    blocked = replace(Settings(), run=RunSettings(directory=str(tmp_path / "file")))
+    with pytest.raises(RunError, match=r"run\.directory"):
+        RunDirectory.create(blocked)
+
+
+def test_resume_refuses_what_would_make_it_another_run(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    conduct(directory, settings, CountingTrainer())
+    for entry in ("learner.batch_size=4", "run.seed=3", "environment.difficulty=hard"):
+        with pytest.raises(SettingsError, match="cannot change when a run goes on"):
+            resume(directory.path, [entry])
+
+
+def test_resume_at_the_limit_asks_to_raise_it(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    conduct(directory, settings, CountingTrainer())
+    with pytest.raises(RunError, match=r"run\.max_minutes=60"):
+        resume(directory.path)
+
+
+def test_resume_of_something_else_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run directory"):
+        resume(tmp_path)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rl_system", *arguments]
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_sigterm_goes_on_where_it_was_and_can_be_evaluated(
+    tmp_path: Path,
+) -> None:
+    """The whole program: train, SIGTERM, resume to the limit, eval, report."""
+    overrides = [
+        f"run.directory={tmp_path}", "run.name=run", "run.iteration_s=1", "run.max_updates=100000",
+        "environment.difficulty=none", "environment.image_size=28", "learner.crop_size=24",
+        "model.conv_channels=4,8", "model.conv_kernels=3,3", "model.conv_strides=2,2",
+        "model.conv_paddings=1,1", "learner.batch_size=4", "learner.sequence_length=8",
+        "replay.minimum_agent_steps=200", "actors.random_agent_steps=200",
+        "evaluation.final_episodes=2", "evaluation.every_agent_steps=null",
+        "evaluation.trivial_episodes=1", "evaluation.video_seconds=1",
+    ]  # fmt: skip
+    preset = "core/cartpole-swingup/tiny"
+    metrics_file = tmp_path / "run" / "metrics.jsonl"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            _command("train", preset, *overrides), stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not _updates(metrics_file):
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, "no update within 120 s"
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=90) == 143, (tmp_path / "log").read_text()
+        finally:
+            process.kill()
+            process.wait(timeout=30)
+    assert "rl-system resume" in (tmp_path / "log").read_text()
+    stopped = _updates(metrics_file)
+
+    resumed = subprocess.run(
+        _command("resume", str(tmp_path / "run"), f"run.max_updates={stopped + 10}"),
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    counts = [line["agent_steps"] for line in lines]
+    assert counts == sorted(counts)
+    assert lines[-1]["updates"] >= stopped + 10
+    assert "eval/return_mean" in lines[-1]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
+
+    measured = subprocess.run(
+        _command("eval", str(tmp_path / "run"), "--episodes", "1", "--no-video", "--json"),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout.splitlines()[-1])["episodes"] == 1
+
+
+def _updates(metrics_file: Path) -> int:
+    if not metrics_file.is_file():
+        return 0
+    lines = [json.loads(line) for line in metrics_file.read_text().splitlines() if line[-1:] == "}"]
+    return int(lines[-1].get("updates", 0)) if lines else 0
