@@ -90,4 +90,4 @@ class LearnerSettings:
     device: str = "auto"  # "auto", "cpu" or "cuda"
     precision: str = "auto"  # of the convolutions: "auto", "float32" or "bfloat16"
     torch_threads: int = 1  # threads of the learner process on a CPU
-    count: int = 0  # remote learner processes; 0 keeps RLlib's learner in the driver
+    count: int = 1  # learner processes; 0 keeps the learner in the driver

@@ -142,7 +142,7 @@ class Progress:
             parts.append(f"EVAL {_pair(metrics, 'eval/return')}")
         for name in ("contrastive", "kl", "reward", "critic", "actor"):
             if f"loss/{name}" in metrics:
-                parts.append(f"{name} {_number(metrics, f'loss/{name}')}")
+                parts.append(f"{name} {_loss(metrics, name)}")
         parts.append(f"learner {_number(metrics, 'learner/busy_percent', 0)} % busy")
         parts.append(f"replay {_number(metrics, 'replay/fill_percent')} %")
         return "  ".join(parts)
@@ -185,7 +185,7 @@ class Progress:
 
     def _losses(self, metrics: Line) -> Table:
         rows = {
-            name: _number(metrics, f"loss/{name}", 3)
+            name: _loss(metrics, name)
             for name in ("contrastive", "kl", "reward", "inverse", "critic", "actor")
         }
         if metrics.get("contrastive/log_pairs"):
@@ -232,6 +232,11 @@ def _block(title: str, rows: Mapping[str, str]) -> Table:
 def _number(metrics: Line, name: str, digits: int = 1, unit: str = "") -> str:
     value = metrics.get(name)
     return _MISSING if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _loss(metrics: Line, name: str) -> str:
+    value = metrics.get(f"loss/{name}")  # three digits: reward losses are small, KL is not
+    return _MISSING if value is None else f"{value:.3g}"
 
 
 def _whole(metrics: Line, name: str) -> str:
