@@ -25,7 +25,7 @@ from torch import nn
 
 from learners.augment import centre_crop, random_crop, to_pixels
 from learners.models.encoder import PixelEncoder
-from learners.models.layers import mlp
+from learners.models.layers import MLP
 from learners.settings import ModelSettings
 
 STACKS = {
@@ -67,7 +67,7 @@ def learn(
     channels, kernels, strides, paddings = STACKS[stack]
     torch.manual_seed(0)
     settings = ModelSettings(channels, kernels, strides, paddings, conv_init=init)
-    network = nn.Sequential(PixelEncoder(settings, crop), mlp([50, 128, 3], nn.ELU))
+    network = nn.Sequential(PixelEncoder(settings, crop), MLP([50, 128, 3], nn.ELU))
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     frames, targets = data
     train = len(frames) * 5 // 6

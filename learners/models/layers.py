@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +36,34 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def mlp(sizes: Sequence[int], activation: type[nn.Module], *, last: bool = False) -> nn.Sequential:
-    """Return linear layers `sizes[0] -> ... -> sizes[-1]` with an activation between them.
+class MLP(nn.Sequential):
+    """Linear layers `sizes[0] -> ... -> sizes[-1]` with an activation between them.
 
     Args:
         sizes: Width of the input, of every hidden layer and of the output.
         activation: Module class placed after each hidden layer.
         last: Whether the activation also follows the output layer.
     """
-    layers: list[nn.Module] = []
-    for index, (width_in, width_out) in enumerate(pairwise(sizes)):
-        layers.append(nn.Linear(width_in, width_out))
-        if last or index < len(sizes) - 2:
-            layers.append(activation())
-    return nn.Sequential(*layers)
+
+    def __init__(
+        self, sizes: Sequence[int], activation: type[nn.Module], *, last: bool = False
+    ) -> None:
+        super().__init__()
+        for index, (width_in, width_out) in enumerate(pairwise(sizes)):
+            self.append(nn.Linear(width_in, width_out))
+            if last or index < len(sizes) - 2:
+                self.append(activation())
+
+    @property
+    def entry(self) -> nn.Linear:
+        """The first linear layer."""
+        return cast(nn.Linear, self[0])
+
+    def after_entry(self, hidden: Tensor) -> Tensor:
+        """Apply everything behind the first linear layer to its output."""
+        for index in range(1, len(self)):
+            hidden = self[index](hidden)
+        return hidden
 
 
 class LayerNormGRUCell(nn.Module):
@@ -98,6 +113,19 @@ class Gaussian:
     def __getitem__(self, index: slice) -> Gaussian:
         """Return the distributions of a slice along the first axis."""
         return Gaussian(self.mean[index], self.log_std[index])
+
+
+class GaussianHead(nn.Module):
+    """MLP whose layer-normalised output is a Gaussian of `latent_dims` dimensions."""
+
+    def __init__(self, sizes: Sequence[int], latent_dims: int) -> None:
+        super().__init__()
+        self.network = MLP([*sizes, 2 * latent_dims], nn.ELU)
+        self.norm = nn.LayerNorm(2 * latent_dims)
+
+    def forward(self, inputs: Tensor) -> Gaussian:
+        """Map inputs (..., sizes[0]) to a Gaussian (..., Ds)."""
+        return Gaussian.from_parameters(self.norm(self.network(inputs)))
 
 
 def without_affine_norm(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learners.models.layers import initialise, mlp
+from learners.models.layers import MLP, initialise
 from learners.settings import BehaviorSettings
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -21,7 +21,7 @@ class Actor(nn.Module):
 
     def __init__(self, settings: BehaviorSettings, state_dims: int, action_dims: int) -> None:
         super().__init__()
-        self.network = mlp([state_dims, *settings.actor_dims, 2 * action_dims], nn.ReLU)
+        self.network = MLP([state_dims, *settings.actor_dims, 2 * action_dims], nn.ReLU)
         self.mean_bound = settings.mean_bound
         self.log_std_min = settings.log_std_min
         self.log_std_max = settings.log_std_max

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learners.models.layers import Gaussian, LayerNormGRUCell, initialise, mlp, without_affine_norm
+from learners.models.layers import (
+    MLP,
+    Gaussian,
+    GaussianHead,
+    LayerNormGRUCell,
+    initialise,
+    without_affine_norm,
+)
 from learners.settings import ModelSettings
 
 
@@ -45,17 +52,14 @@ class RSSM(nn.Module):
         )
         self.recurrent_dims = recurrent
         self.latent_dims = latent
-        self.embedding = mlp(
+        self.embedding = MLP(
             [settings.feature_dims, settings.embedding_dims, settings.embedding_dims], nn.ELU
         )
-        self.transition_input = mlp([latent + action_dims, hidden, hidden], nn.ELU, last=True)
+        self.transition_input = MLP([latent + action_dims, hidden, hidden], nn.ELU, last=True)
         self.cell = LayerNormGRUCell(hidden, recurrent)
-        self.prior_head = nn.Sequential(
-            mlp([recurrent, hidden, hidden, hidden, 2 * latent], nn.ELU), nn.LayerNorm(2 * latent)
-        )
-        self.posterior_head = nn.Sequential(
-            mlp([settings.embedding_dims + recurrent, hidden, hidden, 2 * latent], nn.ELU),
-            nn.LayerNorm(2 * latent),
+        self.prior_head = GaussianHead([recurrent, hidden, hidden, hidden], latent)
+        self.posterior_head = GaussianHead(
+            [settings.embedding_dims + recurrent, hidden, hidden], latent
         )
         initialise(self)
 
@@ -70,11 +74,11 @@ class RSSM(nn.Module):
 
     def prior(self, recurrent: Tensor) -> Gaussian:
         """Return p(s_t | h_t) (..., Ds)."""
-        return Gaussian.from_parameters(self.prior_head(recurrent))
+        return self.prior_head(recurrent)
 
     def posterior(self, embedding: Tensor, recurrent: Tensor) -> Gaussian:
         """Return q(s_t | h_t, x_t) (..., Ds)."""
-        return Gaussian.from_parameters(self.posterior_head(torch.cat([embedding, recurrent], -1)))
+        return self.posterior_head(torch.cat([embedding, recurrent], -1))
 
     def observe(
         self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None
@@ -95,40 +99,37 @@ class RSSM(nn.Module):
         horizon, batch = features.shape[:2]
         embeddings = self.embed(features)  # (T, B, E)
         # Only the recurrent half of the first layers depends on the loop: the rest is done at once.
-        first, last = self.posterior_head[0][0], self.posterior_head[0][1:]
-        from_image = F.linear(
-            embeddings, first.weight[:, : embeddings.shape[-1]], first.bias
-        )  # (T, B, hidden)
+        correction, transition = self.posterior_head.network, self.transition_input
         image_dims = embeddings.shape[-1]
-        entry, entry_last = self.transition_input[0], self.transition_input[1:]
+        from_image = F.linear(
+            embeddings, correction.entry.weight[:, :image_dims], correction.entry.bias
+        )  # (T, B, hidden)
         from_action = F.linear(
-            actions[:-1], entry.weight[:, self.latent_dims :], entry.bias
+            actions[:-1], transition.entry.weight[:, self.latent_dims :], transition.entry.bias
         )  # (T-1, B, hidden)
-        recurrent_weight = first.weight[:, image_dims:].t()
-        latent_weight = entry.weight[:, : self.latent_dims].t()
+        recurrent_weight = correction.entry.weight[:, image_dims:].t()
+        latent_weight = transition.entry.weight[:, : self.latent_dims].t()
         noise = torch.randn(
-            (horizon, batch, self.latent_dims),
-            generator=generator,
-            device=features.device,
-            dtype=torch.float32,
+            (horizon, batch, self.latent_dims), generator=generator, device=features.device
         )
         recurrent = embeddings.new_zeros(batch, self.recurrent_dims)
-        recurrents, latents, parameters = [], [], []
-        latent = recurrent
+        latent = embeddings.new_zeros(batch, self.latent_dims)
+        recurrents, latents, means, log_stds = [], [], [], []
         for t in range(horizon):
             hidden = from_image[t]
             if t > 0:
-                inputs = entry_last(torch.addmm(from_action[t - 1], latent, latent_weight))
-                recurrent = self.cell(inputs, recurrent)
+                inputs = torch.addmm(from_action[t - 1], latent, latent_weight)
+                recurrent = self.cell(transition.after_entry(inputs), recurrent)
                 hidden = torch.addmm(hidden, recurrent, recurrent_weight)
-            statistics = self.posterior_head[1](last(hidden))  # (B, 2 Ds)
+            statistics = self.posterior_head.norm(correction.after_entry(hidden))  # (B, 2 Ds)
             posterior = Gaussian.from_parameters(statistics)
             latent = torch.addcmul(posterior.mean, posterior.log_std.exp(), noise[t])
             recurrents.append(recurrent)
             latents.append(latent)
-            parameters.append(statistics)
+            means.append(posterior.mean)
+            log_stds.append(posterior.log_std)
         return States(
             recurrent=torch.stack(recurrents),
             latent=torch.stack(latents),
-            posterior=Gaussian.from_parameters(torch.stack(parameters)),
+            posterior=Gaussian(torch.stack(means), torch.stack(log_stds)),
         )

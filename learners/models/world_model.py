@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.models.encoder import PixelEncoder
-from learners.models.layers import initialise, mlp, without_affine_norm
+from learners.models.layers import MLP, initialise, without_affine_norm
 from learners.models.rssm import RSSM
 from learners.settings import ModelSettings
 
@@ -36,12 +36,12 @@ class WorldModel(nn.Module):
         self.state_dims = state_dims
         self.encoder = PixelEncoder(settings, crop_size)
         self.rssm = RSSM(settings, action_dims)
-        self.decoder = mlp(
+        self.decoder = MLP(
             [state_dims, settings.decoder_dims, settings.decoder_dims, settings.feature_dims],
             nn.ELU,
         )
-        self.reward = mlp([state_dims, head, head, 1], nn.ELU)
-        self.inverse = mlp([2 * state_dims, head, head, action_dims], nn.ELU)
+        self.reward = MLP([state_dims, head, head, 1], nn.ELU)
+        self.inverse = MLP([2 * state_dims, head, head, action_dims], nn.ELU)
         for module in (self.decoder, self.reward, self.inverse):
             initialise(module)
         self.inverse_temperature = nn.Parameter(torch.tensor(float(inverse_temperature_init)))

@@ -16,7 +16,7 @@ def frames(count: int) -> np.ndarray:
 def test_acting_filters_as_the_training_unroll_does(make_update):
     agent = make_update().agent
     with torch.no_grad():  # almost no posterior noise, so that both see the same latent samples
-        norm = agent.model.rssm.posterior_head[1]
+        norm = agent.model.rssm.posterior_head.norm
         norm.weight[agent.model.rssm.latent_dims :] = 0.0
         norm.bias[agent.model.rssm.latent_dims :] = -9.0
     observations = frames(4)
