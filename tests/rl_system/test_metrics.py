@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from replay.schema import step_schema
@@ -131,3 +132,8 @@ def test_time_left_follows_the_pace() -> None:
 
 def test_durations_are_written_for_people() -> None:
     assert [duration(s) for s in (5, 65, 3600 + 65)] == ["0:05", "1:05", "1:01:05"]
+
+
+def test_the_documentation_has_the_table_of_metrics():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert table() in page.read_text(), "docs/metrics.md is out of date: write table() into it"
