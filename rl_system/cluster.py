@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MEBIBYTE = 2**20
 LEAST_STORE_MIB = 80  # Ray refuses less than 75 MiB
 SPARE_STORE_MIB = 100  # weights, replies and what Ray itself keeps
+_REACH_TIMEOUT_S = 10.0
 _ACTION_DIMS = 64  # more than any task has; a frame outweighs it by far
 
 WORKER_ENVIRONMENT = {
@@ -141,6 +142,7 @@ def _join(address: str, needed_cpus: float) -> None:
     import ray
 
     try:
+        _reach(address)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -180,6 +182,13 @@ def native_messages_to(path: Path) -> Iterator[None]:
             sys.stderr = before
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def _reach(address: str) -> None:
+    """Connect once to `host:port`, since Ray itself tries for many minutes; raises `OSError`."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S).close()
 
 
 def _environment() -> dict[str, str]:

@@ -117,7 +117,6 @@ def test_a_port_in_use_names_the_setting() -> None:
             pass
 
 
-@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_names_the_setting() -> None:
     settings = replace(Settings(), run=RunSettings(address="127.0.0.1:1"))
     with (
