@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+from learners.settings import PRECISIONS
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the encoder's convolutions for `learner.precision`.
+    """Return the dtype in which the pixel encoder computes, for `learner.precision`.
 
     "auto" takes bfloat16 where the device multiplies it faster than float32: GPUs that support it
     and CPUs with AVX512-BF16 or AMX.

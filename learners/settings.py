@@ -9,6 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CONV_INITS = ("delta_orthogonal", "kaiming")
+DECODE_FROM = ("prior", "posterior")
+NEGATIVES = ("all", "same_sequence", "other_sequences")
+REDUCTIONS = ("mean", "sum")
+REWARD_LOSSES = ("huber", "squared")
+UPDATE_ORDERS = ("sequential", "fused")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -88,6 +96,6 @@ class LearnerSettings:
     prefetch_batches: int = 3  # batches held ready beside the one in use
     report_updates: int = 50  # losses are read back (one device sync) every so many updates
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    precision: str = "auto"  # of the convolutions: "auto", "float32" or "bfloat16"
+    precision: str = "auto"  # of the pixel encoder: "auto", "float32" or "bfloat16"
     torch_threads: int = 1  # threads of the learner process on a CPU
     count: int = 1  # learner processes; 0 keeps the learner in the driver

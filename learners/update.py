@@ -23,9 +23,8 @@ from learners.augment import centre_crop, random_crop, to_pixels
 from learners.core import CoReAgent
 from learners.device import choose_precision
 from learners.models.rssm import States
-from learners.settings import BehaviorSettings, LearnerSettings, ObjectiveSettings
+from learners.settings import UPDATE_ORDERS, BehaviorSettings, LearnerSettings, ObjectiveSettings
 
-UPDATE_ORDERS = ("sequential", "fused")
 _ADAM_EPS = 1e-8
 
 Batch = Mapping[str, np.ndarray | Tensor]
@@ -66,6 +65,7 @@ class CoReUpdate:
         self.reward_divisor = behavior.reward_divisor
         self.device = torch.device(device)
         agent.model.encoder.precision = choose_precision(learner.precision, self.device)
+        self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.updates = 0
         self._sums: dict[str, Tensor] = {}
@@ -123,19 +123,27 @@ class CoReUpdate:
         return dict(zip(names, stacked.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return optimisers, update count and random state; the agent's weights are not in it."""
+        """Return optimisers, update count and random state; the agent's weights are not in it.
+
+        All tensors lie on the CPU, so that a run of a GPU can go on without one.
+        """
+        optimizers = {name: _on_cpu(value.state_dict()) for name, value in self.optimizers.items()}
         return {
             "updates": self.updates,
             "generator": self.generator.get_state(),
-            "optimizers": {name: value.state_dict() for name, value in self.optimizers.items()},
+            "generator_device": self.device.type,
+            "optimizers": optimizers,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from `state_dict()`; on another kind of device the random state begins anew."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.generator.set_state(state["generator"])
         self.updates = int(state["updates"])
+        if state["generator_device"] == self.device.type:
+            self.generator.set_state(state["generator"])
+        else:  # CPU and GPU keep random states of different kinds
+            self.generator.manual_seed(self.seed + self.updates)
 
     # Orders -------------------------------------------------------------------------------------
 
@@ -231,6 +239,14 @@ class CoReUpdate:
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         metrics[f"gradient_norm/{name}"] = norm.detach()
         self.optimizers[name].step()
+
+
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def _adam(groups: list[dict[str, Any]], beta1: float = 0.9) -> torch.optim.Adam:

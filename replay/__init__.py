@@ -1,16 +1,19 @@
-"""Sharded replay of time-major sequences: exactly-once inserts, O(batch) sampling, a two-sided
-limiter, checked snapshots.
+"""Sharded replay of time-major sequences.
+
+Exactly-once inserts, O(batch) sampling, a limiter of both sides, checked snapshots.
 
 This package imports neither torch nor RLlib, and importing it does not import ray. Everything that
 works in one process is exported here; `replay.service.ReplayService` (shards as Ray actors) and
 `replay.client` need ray.
 
-    service = ReplayService.create("replay", schema, settings, workload, seed=0)      # in the
-    driver writer = ReplayService.connect("replay").writer("actor-3", actor_index=3)         # in an
-    actor writer.write(Chunk(ChunkKey("actor-3", episode, start), steps)) reader =
-    ReplayService.connect("replay").reader()                                 # in a learner batch =
-    reader.read()                                                             # dict of (T, B, ...)
-    arrays
+    # in the driver
+    service = ReplayService.create("replay", schema, settings, workload, seed=0)
+    # in an actor
+    writer = ReplayService.connect("replay").writer("actor-3", actor_index=3)
+    writer.write(Chunk(ChunkKey("actor-3", episode, start), steps))
+    # in a learner
+    reader = ReplayService.connect("replay").reader()
+    batch = reader.read()  # dict of (T, B, ...) arrays
 """
 
 from replay.errors import ChunkError, ReplayError, ReplayTimeout, SnapshotError

@@ -2,11 +2,12 @@
 
 The step convention, stated here and nowhere else. Step t holds
 
-    observation  o_t, what the policy saw action       a_t, what it did on seeing o_t reward
-    what a_t earned: the sum over the action repeat, known only after a_t is_first     o_t is the
-    first observation of its episode is_last      the episode ended after a_t; the observation after
-    it is not stored discount     1.0, or 0.0 where the task truly terminated after a_t (a time
-    limit leaves it at 1.0)
+    observation  o_t, what the policy saw
+    action       a_t, what it did on seeing o_t
+    reward       what a_t earned: the sum over the action repeat, known only after a_t
+    is_first     o_t is the first observation of its episode
+    is_last      the episode ended after a_t; the observation after it is not stored
+    discount     1.0, or 0.0 where the task truly terminated after a_t (a time limit leaves 1.0)
 
 Beware of the other common convention, in which step t holds the action that LED to o_t and the
 reward that came WITH it: there the first action and reward of an episode are padding. To feed a

@@ -29,12 +29,13 @@ class Receipt(NamedTuple):
 
 
 class ReplayShard:
-    """Stores chunks of episodes and gives batches of windows. It needs no Ray, never blocks, and is
-    not thread-safe.
+    """Stores chunks of episodes and gives batches of windows.
 
-    shard = ReplayShard(schema, capacity=100_000) shard.insert(Chunk(ChunkKey("actor-0", episode,
-    start), steps)) batch = shard.sample(length=32, sequences=16)      # None while the limiter or
-    an empty table says "not yet"
+    It needs no Ray, never blocks, and is not thread-safe.
+
+        shard = ReplayShard(schema, capacity=100_000)
+        shard.insert(Chunk(ChunkKey("actor-0", episode, start), steps))
+        batch = shard.sample(length=32, sequences=16)  # None: limiter or empty table, "not yet"
     """
 
     def __init__(

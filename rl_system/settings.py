@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 from actors.environments.catalog import UnknownEnvironment, find
 from actors.environments.settings import DIFFICULTIES, EnvironmentSettings
 from actors.settings import ActorSettings
-from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
+from learners.settings import (
+    CONV_INITS,
+    DECODE_FROM,
+    NEGATIVES,
+    PRECISIONS,
+    REDUCTIONS,
+    REWARD_LOSSES,
+    UPDATE_ORDERS,
+    BehaviorSettings,
+    LearnerSettings,
+    ModelSettings,
+    ObjectiveSettings,
+)
 from replay.settings import ReplaySettings
 from rl_system.errors import SettingsError
 
@@ -15,14 +27,14 @@ EPISODE_SIMULATOR_STEPS = 1000  # every task of the DeepMind Control Suite
 
 # Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "objective.decode_from": ("prior", "posterior"),
-    "objective.contrastive_reduction": ("mean", "sum"),
-    "objective.negatives": ("all", "same_sequence", "other_sequences"),
-    "objective.reward_loss": ("huber", "squared"),
-    "learner.update_order": ("sequential", "fused"),
+    "objective.decode_from": DECODE_FROM,
+    "objective.contrastive_reduction": REDUCTIONS,
+    "objective.negatives": NEGATIVES,
+    "objective.reward_loss": REWARD_LOSSES,
+    "learner.update_order": UPDATE_ORDERS,
     "learner.device": ("auto", "cpu", "cuda"),
-    "learner.precision": ("auto", "float32", "bfloat16"),
-    "model.conv_init": ("delta_orthogonal", "kaiming"),
+    "learner.precision": PRECISIONS,
+    "model.conv_init": CONV_INITS,
     "evaluation.split": ("train", "held_out"),
     "evaluation.difficulty": DIFFICULTIES,
     "evaluation.distracted_twin": DIFFICULTIES,

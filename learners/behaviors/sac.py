@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from learners.models.policy import Actor, TwinCritic
 from learners.settings import BehaviorSettings
@@ -39,8 +40,10 @@ class SoftActorCritic(nn.Module):
         """Return the Bellman error J_Q of both critics (Eq. 3, 4).
 
         Step t of the arguments holds z_t, the action taken there, the reward that it earned and
-        the environment's discount after it; the last step only serves as the next state of the
-        one before. Gradient reaches `states`; next states and targets are detached.
+        the environment's discount after it. The last step of a window has no next state: it serves
+        as that of the step before, and counts itself only where the task truly terminated
+        (discount 0), for then its target is its reward. Gradient reaches `states`; next states and
+        targets are detached.
 
         Args:
             states: z (T, B, Ds + Dh).
@@ -54,10 +57,17 @@ class SoftActorCritic(nn.Module):
             next_actions, log_prob = self.actor.sample(following, generator)
             next_values = self.target_critics(following, next_actions).amin(0)  # (T-1, B)
             next_values = next_values - self.log_alpha.exp() * log_prob
-            targets = rewards[:-1] + self.settings.discount * discounts[:-1] * next_values
-        values = self.critics(states[:-1], actions[:-1])  # (2, T-1, B)
-        loss = (values - targets).square().mean((1, 2)).sum()
-        return loss, {"value/mean": values.detach().mean(), "value/target": targets.mean()}
+            next_values = F.pad(next_values, (0, 0, 0, 1))  # (T, B)
+            targets = rewards + self.settings.discount * discounts * next_values
+            counts = torch.ones_like(rewards)
+            counts[-1] = (discounts[-1] == 0.0).float()
+            share = counts / counts.sum()
+        values = self.critics(states, actions)  # (2, T, B)
+        loss = ((values - targets).square() * share).sum()
+        return loss, {
+            "value/mean": (values.detach().mean(0) * share).sum(),
+            "value/target": (targets * share).sum(),
+        }
 
     def actor_loss(
         self, states: Tensor, generator: torch.Generator | None = None

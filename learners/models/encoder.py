@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.models.layers import initialise, without_affine_norm
-from learners.settings import ModelSettings
-
-CONV_INITS = ("delta_orthogonal", "kaiming")
+from learners.settings import CONV_INITS, ModelSettings
 
 
 class PixelEncoder(nn.Module):
@@ -23,7 +21,7 @@ class PixelEncoder(nn.Module):
     at 48 pixels with a thin pole "kaiming" (torch's default) finds the pole in half the updates.
 
     Attributes:
-        precision: dtype of the convolutions; weights and output stay float32.
+        precision: dtype of convolutions and linear layer; weights and output stay float32.
 
     Raises:
         ValueError: The convolutions leave no pixel of a crop of this size.

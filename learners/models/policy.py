@@ -13,7 +13,8 @@ from learners.models.layers import MLP, initialise
 from learners.settings import BehaviorSettings
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
-_ACTION_BOUND = 1.0 - 1e-7  # keeps atanh of a stored action finite
+# Sampled actions stay within +-(1 - 1e-7), and their log-probability is that of the bounded action.
+_UNSQUASHED_BOUND = math.atanh(1.0 - 1e-7)
 
 
 class Actor(nn.Module):
@@ -45,8 +46,8 @@ class Actor(nn.Module):
         mean, log_std = self.distribution(states)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         unsquashed = mean + log_std.exp() * noise
-        action = torch.tanh(unsquashed).clamp(-_ACTION_BOUND, _ACTION_BOUND)
-        return action, tanh_gaussian_log_prob(unsquashed, mean, log_std)
+        unsquashed = unsquashed.clamp(-_UNSQUASHED_BOUND, _UNSQUASHED_BOUND)
+        return torch.tanh(unsquashed), tanh_gaussian_log_prob(unsquashed, mean, log_std)
 
 
 def tanh_gaussian_log_prob(unsquashed: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

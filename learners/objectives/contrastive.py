@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NEGATIVES = ("all", "same_sequence", "other_sequences")
-REDUCTIONS = ("mean", "sum")
+from learners.settings import NEGATIVES, REDUCTIONS
 
 
 def contrastive_loss(

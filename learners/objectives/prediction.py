@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-REWARD_LOSSES = ("huber", "squared")
+from learners.settings import REWARD_LOSSES
 
 
 def reward_prediction_loss(predicted: Tensor, earned: Tensor, form: str = "huber") -> Tensor:

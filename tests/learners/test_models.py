@@ -143,6 +143,18 @@ def test_actor_bounds_its_mean_and_standard_deviation():
     assert log_prob.shape == (50,)
 
 
+def test_the_log_probability_is_that_of_the_bounded_action():
+    settings = BehaviorSettings(actor_dims=(8,), log_std_min=4.0, log_std_max=5.0)
+    actor = Actor(settings, state_dims=4, action_dims=1)
+    states = torch.randn(200, 4)
+    action, log_prob = actor.sample(states)
+    mean, log_std = actor.distribution(states)
+    assert action.abs().max() < 1.0
+    inner = torch.atanh(action.double())
+    expected = tanh_gaussian_log_prob(inner, mean.double(), log_std.double())
+    torch.testing.assert_close(log_prob.double(), expected, rtol=0.05, atol=0.05)
+
+
 def test_the_two_critics_are_independent_networks():
     settings = BehaviorSettings(critic_dims=(8, 8))
     critics = TwinCritic(settings, state_dims=4, action_dims=2)

@@ -141,6 +141,41 @@ def test_critic_targets_use_reward_discount_and_target_critics(parts):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_true_termination_at_the_end_of_a_window_is_learned_from_its_reward_alone(parts):
+    agent, _, states, actions, rewards = parts
+    latent = states.expected().detach()
+    discounts = torch.ones_like(rewards)
+    generator = torch.Generator()
+
+    def loss(last_reward: float, last_discount: float) -> float:
+        changed, ended = rewards.clone(), discounts.clone()
+        changed[-1, 0], ended[-1, 0] = last_reward, last_discount
+        arguments = latent, actions, changed, ended, generator.manual_seed(1)
+        return agent.behavior.critic_loss(*arguments)[0].item()
+
+    assert loss(0.0, 1.0) == loss(9.0, 1.0)  # a time limit: what follows is not known
+    with torch.no_grad():
+        values = agent.behavior.critics(latent[-1, :1], actions[-1, :1])
+    pairs = rewards.numel() - rewards.shape[1]
+    others = loss(0.0, 1.0) * pairs
+    for reward in (0.0, 9.0):
+        expected = (others + (values - reward).square().sum().item()) / (pairs + 1)
+        assert loss(reward, 0.0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_state_of_another_kind_of_device_keeps_optimisers_and_begins_noise_anew(
+    make_update, batch
+):
+    update = make_update()
+    update.step(batch)
+    state = update.state_dict() | {"generator_device": "cuda", "generator": torch.zeros(16)}
+    other = make_update()
+    other.load_state_dict(state)
+    assert other.updates == 1
+    moments = other.optimizers["model"].state_dict()["state"]
+    assert moments[0]["exp_avg"].abs().sum() > 0
+
+
 def test_target_critics_move_by_the_target_rate(make_update):
     behavior = make_update().agent.behavior
     with torch.no_grad():
