@@ -24,6 +24,7 @@ from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from actors.environments.catalog import make_environment
+from actors.following import FollowingPolicy
 from actors.stream import ChunkStream
 from actors.weights import WeightFeed
 from actors.worker import Report, Worker
@@ -56,12 +57,10 @@ class StreamingEnvRunner(EnvRunner):
         self._generation = -1
         self._worker: Worker | None = None
         self._writer: ReplayWriter | None = None
-        self._feed: WeightFeed | None = None
-        self._weights_updates = -1
-        self._ages: list[int] = []
-        self._rounds_to_poll = 0
+        self._policy: FollowingPolicy | None = None
+        self._life = os.urandom(4).hex()
         self._blocked_since: float | None = None
-        self._reported_at = time.monotonic()
+        self._reported_at: float | None = None
         self.module: Any = None
         self.environments: list[Any] = []
         self._episode_seed = 0
@@ -92,18 +91,24 @@ class StreamingEnvRunner(EnvRunner):
             weights_updates: Wait for weights of exactly so many updates before the first step.
 
         Returns:
-            The fields of `actors.worker.Report` and `actor`, `generation`, `wall_s`,
-            `weights_updates` (updates behind the weights in use; -1: none yet), `weights_ages` (by
-            how many updates weights were behind when newer ones replaced them) and `error` (None or
-            a traceback; the actor then begins anew with the next call).
+            The fields of `actors.worker.Report` and `actor`, `life` (new for every process),
+            `generation`, `wall_s` (time since the last call ended), `driver_wait_s` (of it, the
+            time until this call began), `weights_updates` (updates behind the weights in use; -1:
+            none yet), `weights_age` (see `FollowingPolicy.take_ages`) and `error` (None or a
+            traceback; the actor then begins anew with the next call).
         """
+        called = time.monotonic()
+        last = called if self._reported_at is None else self._reported_at
         error = None
         report = Report()
         try:
             worker = self._ready(generation, (agent_steps or {}).get(self._index, 0))
+            assert self._policy is not None
             if weights_updates is not None:
-                self._take_exactly(weights_updates)
+                self._policy.take_exactly(weights_updates)
             worker.run(seconds=None if rounds is not None else seconds, rounds=rounds)
+            if self._plane["deterministic"]:
+                self._flush()
             report = worker.take_report()
             self._watch_back_pressure(worker)
         except Exception:
@@ -112,15 +117,15 @@ class StreamingEnvRunner(EnvRunner):
             if self._worker is not None:
                 report = self._worker.take_report()
             self._worker = None
-        now = time.monotonic()
-        wall_s, self._reported_at = now - self._reported_at, now
-        ages, self._ages = self._ages, []
+        self._reported_at = time.monotonic()
         return asdict(report) | {
             "actor": self._index,
+            "life": self._life,
             "generation": generation,
-            "wall_s": wall_s,
-            "weights_updates": self._weights_updates,
-            "weights_ages": ages,
+            "wall_s": self._reported_at - last,
+            "driver_wait_s": called - last,
+            "weights_updates": -1 if self._policy is None else self._policy.updates,
+            "weights_age": None if self._policy is None else self._policy.take_ages(),
             "error": error,
         }
 
@@ -167,21 +172,10 @@ class StreamingEnvRunner(EnvRunner):
     def make_env(self) -> None:
         """Makes the environments anew, seeded by this actor's index and life."""
         self._close_environments()
-        self.environments = [
-            make_environment(
-                self._plane["environment"],
-                seed_for(
-                    self._plane["seed"],
-                    "actor",
-                    self._index,
-                    "environment",
-                    number,
-                    "from",
-                    self._episode_seed,
-                ),
-            )
-            for number in range(self._actors.environments_per_actor)
-        ]
+        for number in range(self._actors.environments_per_actor):
+            names = ("actor", self._index, "environment", number, "from", self._episode_seed)
+            seed = seed_for(self._plane["seed"], *names)
+            self.environments.append(make_environment(self._plane["environment"], seed))
 
     def _close_environments(self) -> None:
         for environment in self.environments:
@@ -198,9 +192,13 @@ class StreamingEnvRunner(EnvRunner):
         if self._worker is not None and generation == self._generation:
             return self._worker
         plane, settings = self._plane, self._actors
-        if agent_steps != self._episode_seed or self._generation not in (-1, generation):
+        count, put_back = settings.environments_per_actor, self._generation not in (-1, generation)
+        # Fewer than there should be: making them failed before, and shall say why again.
+        if put_back or agent_steps != self._episode_seed or len(self.environments) != count:
             self._episode_seed = agent_steps
             self.make_env()  # other start states than in the life before
+        if put_back and self._policy is not None:
+            self._policy.forget()
         self._generation = generation
         name = f"actor-{self._index}"
         torch.manual_seed(seed_for(plane["seed"], name, "policy", agent_steps))
@@ -212,57 +210,42 @@ class StreamingEnvRunner(EnvRunner):
             replace(service.settings, timeout_s=timeout_s),
             actor=name,
             actor_index=self._index - 1,
-            environments=len(self.environments),
+            environments=count,
         )
-
-        def write(chunk: Any) -> None:
-            writer.write(chunk)
-            if plane["deterministic"]:
-                writer.flush(settings.timeout_s)
-
         self._writer = writer
-        if self._feed is None:
-            self._feed = WeightFeed(ray.get_actor(f"{plane['prefix']}/weights"))
+        if self._policy is None:
+            self._policy = FollowingPolicy(
+                self.module,
+                WeightFeed(ray.get_actor(f"{plane['prefix']}/weights")),
+                environments=count,
+                poll_agent_steps=settings.weights_poll_agent_steps,
+                timeout_s=settings.timeout_s,
+            )
         self._blocked_since = None
         self._worker = Worker(
             self.environments,
-            self.module,
+            self._policy,
             [
-                ChunkStream(write, service.schema, f"{name}/{number}", settings.chunk_agent_steps)
-                for number in range(len(self.environments))
+                ChunkStream(
+                    writer.write, service.schema, f"{name}/{number}", settings.chunk_agent_steps
+                )
+                for number in range(count)
             ],
             generator=np.random.default_rng(seed_for(plane["seed"], name, "random", agent_steps)),
             random_agent_steps=-(-settings.random_agent_steps // settings.count),
             agent_steps=agent_steps,
-            between=(lambda: None) if plane["deterministic"] else self._look_for_weights,
+            between=self._flush if plane["deterministic"] else self._policy.look,
         )
         return self._worker
 
-    def _look_for_weights(self) -> None:
-        self._rounds_to_poll -= 1
-        if self._rounds_to_poll > 0:
-            return
-        assert self._feed is not None
-        found = self._feed.poll()
-        if found is not None:
-            self._take(*found)
-        # A question takes three looks: ask, receive the answer, receive the weights.
-        self._rounds_to_poll = max(1, self._actors.weights_poll_agent_steps // 3)
+    def _flush(self) -> None:
+        """Waits until replay has every chunk, so that in lock step they come in one order.
 
-    def _take_exactly(self, updates: int) -> None:
-        assert self._feed is not None
-        if updates == self._weights_updates:
-            return
-        found = self._feed.wait(updates, self._actors.timeout_s)
-        if found is None:
-            raise RuntimeError(f"The hub holds no weights of {updates} updates.")
-        self._take(*found)
-
-    def _take(self, updates: int, weights: dict[str, Any]) -> None:
-        self.module.load_acting_state_dict(weights)
-        if self._weights_updates >= 0:
-            self._ages.append(max(0, updates - self._weights_updates))
-        self._weights_updates = updates
+        Not inside `ChunkStream`'s write, which offers a chunk again after a `ReplayTimeout`: a
+        chunk that the writer has taken must not be offered twice.
+        """
+        assert self._writer is not None
+        self._writer.flush(self._actors.timeout_s)
 
     def _watch_back_pressure(self, worker: Worker) -> None:
         """Raises `ReplayTimeout` when replay has held this actor back for `actors.timeout_s`."""

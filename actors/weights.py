@@ -18,13 +18,18 @@ Weights = dict[str, Any]  # parameter name -> array
 class WeightFeed:
     """Follows a hub: asks, lets the answer and then the weights arrive, hands them over when there.
 
-    The hub is any Ray actor with `newest(known_mark) -> (mark, updates, [reference]) | None`. A hub
-    that is being started again, or weights whose owner died, are tried again at the next poll: the
-    actor goes on with what it has.
+    The hub is any Ray actor with `news(known_mark) -> (learner's updates, publication or None)`,
+    a publication being (mark, updates, [reference]). A hub that is being started again, or weights
+    whose owner died, are tried again at the next poll: the actor goes on with what it has.
+
+    Attributes:
+        learner_updates: Updates that the learner had made at the hub's last answer; None if there
+            was no answer since this was set to None.
     """
 
     def __init__(self, hub: ActorHandle) -> None:
         self._hub = hub
+        self.learner_updates: int | None = None
         self._mark: str | None = None
         self._answer: Any = None  # pending answer of the hub
         self._arriving: tuple[str, int, Any] | None = None  # mark, updates, reference on its way
@@ -38,7 +43,7 @@ class WeightFeed:
             if self._arriving is not None:
                 return self._take()
             if self._answer is None:
-                self._answer = self._hub.newest.remote(self._mark)
+                self._answer = self._hub.news.remote(self._mark)
             elif _is_here(self._answer):
                 self._receive()
         except RayError as error:
@@ -46,30 +51,34 @@ class WeightFeed:
             self._answer = self._arriving = None
         return None
 
-    def wait(self, updates: int, timeout_s: float) -> tuple[int, Weights] | None:
-        """Waits for weights of exactly `updates` updates; None if the newest known are those.
+    def wait(self, timeout_s: float) -> tuple[int, Weights] | None:
+        """Waits for the newest weights; None if those that were handed over last are the newest.
 
         Raises:
-            TimeoutError: the hub has no such weights within `timeout_s`.
+            TimeoutError: the hub does not answer within `timeout_s`, or holds no weights.
         """
         deadline = time.monotonic() + timeout_s
         self._answer = self._arriving = None
         try:
-            found = ray.get(self._hub.newest.remote(self._mark), timeout=timeout_s)
-            if found is None:
-                return None
-            mark, version, (reference,) = found
-            left = max(0.0, deadline - time.monotonic())
-            weights = ray.get(reference, timeout=left)
-        except GetTimeoutError as error:
-            raise TimeoutError(f"No weights from the hub within {timeout_s:g} s.") from error
-        if version != updates:
-            raise TimeoutError(
-                f"The hub holds weights of {version} updates where {updates} were asked for: "
-                "does a second learner publish to it?"
+            self.learner_updates, found = ray.get(
+                self._hub.news.remote(self._mark), timeout=timeout_s
             )
+            if found is None:
+                if self._mark is None:
+                    raise TimeoutError(
+                        "The weight hub holds no weights: the learner publishes some before actors "
+                        "step, so the hub was started again. It has them after the next updates."
+                    )
+                return None
+            mark, updates, (reference,) = found
+            weights = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+        except GetTimeoutError as error:
+            raise TimeoutError(
+                f"No weights from the hub within {timeout_s:g} s: is its process alive? Else raise "
+                "actors.timeout_s."
+            ) from error
         self._mark = mark
-        return version, weights
+        return updates, weights
 
     def forget(self) -> None:
         """Takes every publication for new again, after the weights in use were replaced."""
@@ -77,7 +86,7 @@ class WeightFeed:
         self._answer = self._arriving = None
 
     def _receive(self) -> None:
-        found, self._answer = ray.get(self._answer), None
+        (self.learner_updates, found), self._answer = ray.get(self._answer), None
         if found is not None:
             mark, updates, (reference,) = found
             self._arriving = (mark, updates, reference)

@@ -7,6 +7,7 @@ queued, so the learner never waits for the driver.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
@@ -25,8 +27,11 @@ from replay.service import ReplayService
 
 CORE = "core"  # key of optimisers, counters and random states in the learner's state
 PUBLISH_TIMEOUT_S = 60.0
+COUNT_EVERY_S = 0.25  # how often the hub hears how many updates were made
 
 Batch = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class CoReLearner(TorchLearner):
@@ -60,10 +65,11 @@ class CoReLearner(TorchLearner):
         )
         self._drawn = 0
         self._hub: Any = None
-        self._publishing: Any = None  # the hub's pending answer
+        self._publishing: tuple[Any, int] | None = None  # the hub's pending answer, and updates
         self._published = -1  # updates behind the newest weights that the hub has taken
+        self._counted_at = 0.0
         self._measured_updates = 0
-        self._slice_ended = time.monotonic()
+        self._slice_ended: float | None = None
 
     # What the Algorithm calls -------------------------------------------------------------------
 
@@ -77,16 +83,17 @@ class CoReLearner(TorchLearner):
         Returns:
             `updates` (of the whole run), `new_updates`, `metrics` (losses; means since they were
             last read, possibly empty), `wait_s` (time without a batch), `wall_s` (time since the
-            last slice ended), `waiting` (why there was no batch, or None), `published` (updates
-            behind the newest weights at the hub).
+            last slice ended), `driver_wait_s` (of it, the time until this call began), `waiting`
+            (why there was no batch, or None), `published` (updates behind the newest weights that
+            the hub has taken).
 
         Raises:
             TimeoutError: in lock step, no batch within `replay.timeout_s`.
             ReplayError: a shard is gone for good.
         """
+        called = time.monotonic()
+        last = called if self._slice_ended is None else self._slice_ended
         self._connect()
-        if self._published < 0:
-            self._publish(wait=True)
         before, wait_s = self._core.updates, 0.0
         waiting = None
         if updates is not None:
@@ -105,30 +112,31 @@ class CoReLearner(TorchLearner):
                     break
                 wait_s += time.monotonic() - begin
                 self._core.step(batch)
-                if self._core.updates - self._published >= self._settings.publish_updates:
-                    self._publish(wait=False)
+                self._tell_hub()
+        self._take_hubs_answer()
         metrics = self._read_metrics(updates is not None)
-        now = time.monotonic()
-        wall_s, self._slice_ended = now - self._slice_ended, now
+        self._slice_ended = time.monotonic()
         return {
             "updates": self._core.updates,
             "new_updates": self._core.updates - before,
             "metrics": metrics,
             "wait_s": wait_s,
-            "wall_s": wall_s,
+            "wall_s": self._slice_ended - last,
+            "driver_wait_s": called - last,
             "waiting": waiting,
             "published": self._published,
         }
 
     def reconnect(self) -> int:
-        """Drops batches drawn before replay or weights were put back; returns the updates so far.
+        """Begins a life or goes on from restored weights: publishes them, and drops what was drawn
+        from replay before. Returns the updates so far.
 
-        The weights are published anew with the next `update`.
+        On return the hub holds the weights, so that no actor needs to step with others.
         """
+        self._connect()
         self._close_prefetcher()
-        self._published = -1
-        self._publishing = None
-        self._slice_ended = time.monotonic()
+        self._publish(wait=True)
+        self._slice_ended = None
         return self._core.updates
 
     def shutdown(self) -> None:
@@ -213,17 +221,39 @@ class CoReLearner(TorchLearner):
         parts = ray.get(calls, timeout=timeout_s + 10.0)
         return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
+    def _tell_hub(self) -> None:
+        """Hands weights or at least the count of updates to the hub, if due; never waits."""
+        self._take_hubs_answer()
+        due = self._core.updates - self._published >= self._settings.publish_updates
+        now = time.monotonic()
+        if due and self._publishing is None:
+            self._publish(wait=False)
+        elif now - self._counted_at >= COUNT_EVERY_S:
+            self._hub.count.remote(self._core.updates)
+            self._counted_at = now
+
     def _publish(self, wait: bool) -> None:
-        """Hands the acting weights to the hub; without `wait`, if it is free to take them."""
-        if self._publishing is not None and not wait:
-            ready, _ = ray.wait([self._publishing], timeout=0)
-            if not ready:
-                return
+        """Hands the acting weights to the hub; with `wait` it has them on return."""
         updates = self._core.updates
-        self._publishing = self._hub.publish.remote(updates, self._agent.acting_state_dict())
+        answer = self._hub.publish.remote(updates, self._agent.acting_state_dict())
+        self._publishing = (answer, updates)
         if wait:
-            ray.get(self._publishing, timeout=PUBLISH_TIMEOUT_S)
-        self._published = updates
+            ray.get(answer, timeout=PUBLISH_TIMEOUT_S)
+            self._take_hubs_answer()
+
+    def _take_hubs_answer(self) -> None:
+        if self._publishing is None:
+            return
+        answer, updates = self._publishing
+        ready, _ = ray.wait([answer], timeout=0)
+        if not ready:
+            return
+        self._publishing = None
+        try:
+            ray.get(answer)
+            self._published = updates
+        except RayError as error:
+            logger.warning("The hub did not take weights, they are published again: %s", error)
 
     def _read_metrics(self, now: bool) -> dict[str, float]:
         if not now and self._core.updates - self._measured_updates < self._settings.report_updates:

@@ -184,18 +184,17 @@ class ShardServer:
 
     def _go_back(self) -> None:
         snapshot = self._recovery.snapshot
+        source = "empty: no snapshot was ever saved" if snapshot is None else f"from {snapshot}"
         if snapshot is not None:
             try:
                 self._shard.load(snapshot)
             except SnapshotError as error:
-                logger.error(
-                    "Replay shard %d was started again and begins empty: %s", self._index, error
-                )
+                source = f"empty: {error}"
         self._recovery.restored(self._shard.limiter.inserted)
         logger.warning(
             "Replay shard %d was started again (%s): %d agent steps stored, %d lost so far.",
             self._index,
-            f"from {snapshot}" if snapshot else "no snapshot was ever saved",
+            source,
             self._shard.table.agent_steps,
             self._recovery.lost_agent_steps,
         )

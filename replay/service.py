@@ -206,16 +206,23 @@ class ReplayService:
 
         The directory appears whole or not at all; one of the same name is replaced. It must lie
         where every shard's machine can write. Shards started again after a crash go back to it.
-        Raises `ReplayTimeout`, or `ReplayError` if a shard is gone; an earlier snapshot at `path`
-        is then untouched.
+        Raises `ReplayTimeout`, or `ReplayError` if a shard is gone or has written elsewhere; an
+        earlier snapshot at `path` is then untouched.
         """
         with SnapshotWriter(path) as writer:
             parts = [str(writer.staging / _part(index)) for index in range(len(self._shards))]
             self._call(
                 "save", arguments=[(part,) for part in parts], what="to save", timeout_s=timeout_s
             )
-            for index in range(len(self._shards)):
-                writer.adopt(f"{_part(index)}/{MANIFEST}")
+            for index, part in enumerate(parts):
+                try:
+                    writer.adopt(f"{_part(index)}/{MANIFEST}")
+                except FileNotFoundError as error:
+                    raise ReplayError(
+                        f"{shard_name(self.prefix, index)} has saved {part}, which cannot be seen "
+                        "here: its machine writes elsewhere. Give a shared folder that all "
+                        "machines mount at the same path (run.directory)."
+                    ) from error
             writer.commit({"shards": len(self._shards), "schema": self.schema.to_json()})
         finals = [(str(writer.path / _part(index)),) for index in range(len(self._shards))]
         self._call("register", arguments=finals, what="to note the snapshot", timeout_s=timeout_s)

@@ -86,7 +86,7 @@ class SnapshotWriter:
 
     def adopt(self, name: str) -> None:
         """Takes a file that someone else wrote and synced under `staging` into the manifest."""
-        self._adopted[name] = _measure(self.staging / name)
+        self._adopted[name] = measure_part(self.staging / name)
 
     def commit(self, content: dict[str, Any]) -> None:
         """Writes the manifest with `content`, syncs all and moves the snapshot to its place."""
@@ -159,25 +159,34 @@ def read_snapshot(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path / MANIFEST} has format {version}, this version reads {FORMAT}. Load it with "
             "the version that wrote it."
         )
-    for name, expected in parts.items():
-        try:
-            found = _measure(path / name)
-        except OSError as error:
-            raise SnapshotError(
-                f"{path / name} cannot be read ({error}). Nothing was loaded; use an earlier "
-                "snapshot."
-            ) from None
-        if found != expected:
-            what = "size" if found["bytes"] != expected["bytes"] else "content"
-            raise SnapshotError(
-                f"{path / name} is damaged: its {what} differs from the manifest ({found['bytes']} "
-                f"bytes, expected {expected['bytes']}). "
-                "Nothing was loaded; use an earlier snapshot."
-            )
+    try:
+        check_parts(path, parts)
+    except SnapshotError as error:
+        raise SnapshotError(f"{error} Nothing was loaded; use an earlier snapshot.") from None
     return dict(content)
 
 
-def _measure(path: Path) -> dict[str, Any]:
+def check_parts(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compares files of `folder` with their manifest entries, by name.
+
+    Raises `SnapshotError` naming the first file that is missing, of the wrong size or of the wrong
+    content.
+    """
+    for name, expected in parts.items():
+        try:
+            found = measure_part(folder / name)
+        except OSError as error:
+            raise SnapshotError(f"{folder / name} cannot be read ({error}).") from None
+        if found != expected:
+            what = "size" if found["bytes"] != expected["bytes"] else "content"
+            raise SnapshotError(
+                f"{folder / name} is damaged: its {what} differs from the manifest "
+                f"({found['bytes']} bytes, expected {expected['bytes']})."
+            )
+
+
+def measure_part(path: Path) -> dict[str, Any]:
+    """Returns the manifest entry of a file: its size in bytes and its hash."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

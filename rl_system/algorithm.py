@@ -13,11 +13,8 @@ weights to the hub.
 from __future__ import annotations
 
 import logging
-import tempfile
-import time
+import shutil
 from collections.abc import Mapping
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 # Chooses the OpenGL library, before RLlib imports dm_control.
@@ -42,9 +39,8 @@ from ray.tune import PlacementGroupFactory
 from actors.runner import StreamingEnvRunner
 from learners.learner import CoReLearner
 from learners.module import CoReModule
-from rl_system.builder import SettingsBuilder
-from rl_system.config import settings_to_dict
-from rl_system.errors import CheckpointError
+from rl_system.builder import INSTEAD, SettingsBuilder, split_values
+from rl_system.checkpointed import Checkpointed, answers
 from rl_system.evaluator import EvaluationSchedule
 from rl_system.plane import (
     DRIVER_CPUS,
@@ -53,13 +49,14 @@ from rl_system.plane import (
     explain_actors,
     gpus_per_learner,
     new_prefix,
+    own_directory,
     required_cpus,
     shard_bundles,
     shared_settings,
     wait_for_resources,
 )
-from rl_system.policy import MODULE_STATE, load_policy
-from rl_system.settings import EvaluationSettings, Settings
+from rl_system.policy import load_policy
+from rl_system.settings import EvaluationSettings
 from rl_system.tally import Tally
 from rl_system.watch import Watch
 
@@ -72,8 +69,6 @@ LEARNER_SLICE_S = 2.0  # one call of the learner; the next is queued already
 LOCAL_LEARNER_SLICE_S = 0.5  # the same in the driver, where actors wait for their next call
 CLEANUP_S = 20.0  # how long the learner may take to end by itself
 DRIVER_WAIT_S = 0.25  # how long the driver waits for an answer of the actors
-REPLAY = "replay"  # directory of the shards in a checkpoint
-TALLY = "tally"  # key of the counters in the Algorithm's state
 
 
 class CoReConfig(SettingsBuilder, AlgorithmConfig):
@@ -89,6 +84,8 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         super().__init__(algo_class=algo_class or CoRe)
         self.settings = {}
         self.plane: dict[str, Any] = {}  # what actors and learner find each other by; set at build
+        self.directory: str | None = None  # for what a run keeps while it lives; None: temporary
+        self.gpus_of_learner: float | None = None  # as `learners` was told; None: by learner.device
         self.env_runner_cls = StreamingEnvRunner
         self.create_local_env_runner = False
         self.max_requests_in_flight_per_env_runner = 2
@@ -105,16 +102,9 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
 
     # Settings -----------------------------------------------------------------------------------
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> CoReConfig:
-        """Returns the configuration of a complete `Settings`."""
-        config = cls()
-        config.settings = settings_to_dict(settings)
-        return config
-
     def environment(self, env: Any = NotProvided, **values: Any) -> CoReConfig:
         """Names the task, such as "dcs/cartpole-swingup"; takes EnvironmentSettings' values too."""
-        own, rllib = _split(values, EnvironmentSettings)
+        own, rllib = split_values(values, EnvironmentSettings)
         if env is not NotProvided:
             own["name"] = env
         super().environment(**rllib)
@@ -132,15 +122,19 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         return self
 
     def learners(self, **values: Any) -> CoReConfig:
-        """RLlib's, with the number of learner processes kept in `settings`."""
+        """RLlib's, with the number of learner processes kept in `settings`.
+
+        `num_gpus_per_learner` wins over what `learner.device` would take.
+        """
         if "num_learners" in values:
             self.settings_update(learner={"count": values.pop("num_learners")})
+        self.gpus_of_learner = values.get("num_gpus_per_learner", self.gpus_of_learner)
         super().learners(**values)
         return self
 
     def evaluation(self, **values: Any) -> CoReConfig:
         """Changes values of EvaluationSettings; RLlib's own evaluation options stay available."""
-        own, rllib = _split(values, EvaluationSettings)
+        own, rllib = split_values(values, EvaluationSettings)
         super().evaluation(**rllib)
         return self.settings_update(evaluation=own)
 
@@ -157,6 +151,9 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         """As RLlib's; `settings` given in part changes only what it names."""
         values = dict(config_dict)
         sections = values.pop("settings", {})
+        for name in INSTEAD.keys() & values.keys():
+            if (value := values.pop(name)) != getattr(self, name, None):
+                self.training(**{name: value})
         super().update_from_dict(values)
         return self.settings_update(**sections)
 
@@ -173,7 +170,8 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
             self.num_env_runners = settings.actors.count
             self.num_cpus_per_env_runner = settings.actors.num_cpus_per_actor
             self.num_learners = settings.learner.count
-            self.num_gpus_per_learner = gpus_per_learner(settings)
+            given = self.gpus_of_learner
+            self.num_gpus_per_learner = gpus_per_learner(settings) if given is None else given
             self.seed = settings.run.seed % 2**31  # RLlib seeds NumPy's old generator with it
             self.min_time_s_per_iteration = settings.run.iteration_s
         super().validate()
@@ -189,7 +187,7 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         return RLModuleSpec(module_class=CoReModule, model_config={n: plane[n] for n in names})
 
 
-class CoRe(Algorithm):
+class CoRe(Checkpointed, Algorithm):
     """Distributed CoRe: actors stream to replay shards, a learner trains, the driver conducts.
 
     `train()` returns RLlib's result with the flat dictionary `metrics` (rl_system/metrics.py).
@@ -220,21 +218,22 @@ class CoRe(Algorithm):
             SettingsError, ReplayError: what is asked for cannot work here; nothing is left running.
         """
         settings = self._settings = self.config.resolved()
-        prefix = new_prefix()
         self._tally = Tally()
         self._watch = Watch(settings)
         self._generation = 0  # grows when the run is put back to a checkpoint
         self._first_update_agent_steps: int | None = None
-        self._give_plane(prefix)
-        self._token = ray.put(None)
-        bundles = self.default_resource_request(self.config.to_dict()).bundles
-        wait_for_resources(bundles, settings.run.startup_timeout_s)
-        # Before actors and learner: inside a Tune trial each shard has a bundle of its own, and the
-        # learner, which takes any, must find these taken.
-        self._plane = DataPlane.start(settings, prefix, self.logdir)
-        self._schedule = EvaluationSchedule(prefix, settings, self._plane.action_dims)
         try:
+            prefix = new_prefix()
+            self._give_plane(prefix)
+            self._token = ray.put(None)
+            bundles = self.default_resource_request(self.config.to_dict()).bundles
+            wait_for_resources(bundles, settings.run.startup_timeout_s)
+            # Before actors and learner: inside a Tune trial each shard has a bundle of its own, and
+            # the learner, which takes any, must find these taken.
+            self._plane = DataPlane.start(settings, prefix, self.logdir)
+            self._schedule = EvaluationSchedule(prefix, settings, self._plane.action_dims)
             super().setup(config)
+            self._reconnect()  # publishes the first weights
         except BaseException as error:
             try:
                 if isinstance(error, IndexError):  # RLlib's word for: no env runner could be made
@@ -258,6 +257,15 @@ class CoRe(Algorithm):
         if hasattr(self, "_plane"):
             self._schedule.stop()
             self._plane.stop()
+        if not self._storage:
+            shutil.rmtree(self.logdir, ignore_errors=True)
+
+    def _setup_logdir(self) -> None:
+        # RLlib's own would be a new folder in the user's home for every run.
+        if self._storage:
+            super()._setup_logdir()
+        else:
+            self._logdir = str(own_directory(self.config.directory))
 
     # Conducting ---------------------------------------------------------------------------------
 
@@ -305,7 +313,7 @@ class CoRe(Algorithm):
         results = self.learner_group.foreach_learner(
             lambda learner: learner.update(**arguments), timeout_seconds=self._watch.patience_s
         )
-        reports = [result.get() if result.ok else _raise(result.get()) for result in results]
+        reports = answers(results)
         if not reports:
             raise TimeoutError(f"The learner did not answer within {self._watch.patience_s:.0f} s.")
         self._take_learner(reports[0])
@@ -324,8 +332,6 @@ class CoRe(Algorithm):
     def _take_turns(self) -> None:
         """Lets the one actor act with known weights, then the learner learn from known data."""
         tally, settings = self._tally, self._settings
-        if tally.updates == 0:
-            self._learn(updates=0)  # publishes the first weights
         reports = self.env_runner_group.foreach_env_runner(
             "sample",
             kwargs=self._orders()
@@ -385,100 +391,6 @@ class CoRe(Algorithm):
             if result is not None:
                 self._tally.add_evaluation(result)
 
-    # Checkpoints --------------------------------------------------------------------------------
-
-    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state with the counters of the run."""
-        return super().get_state(*args, **kwargs) | {
-            TALLY: self._tally.state_dict()
-            | {
-                "evaluation": self._schedule.state_dict(),
-                "first_update_agent_steps": self._first_update_agent_steps,
-            }
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from `get_state`; replay is restored by `restore_from_path`."""
-        super().set_state(state)
-        if TALLY in state:
-            tally = state[TALLY]
-            self._tally.load_state_dict(tally)
-            self._schedule.load_state_dict(tally["evaluation"])
-            self._first_update_agent_steps = tally["first_update_agent_steps"]
-
-    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """Saves everything that the run depends on as the directory `path`.
-
-        Actors and learner finish their slices first, so that all counters are of one moment.
-
-        Raises:
-            ReplayError, CheckpointError: a part could not be saved; the directory is incomplete and
-                must not be used.
-        """
-        self._come_to_rest()
-        directory = Path(path if path is not None else tempfile.mkdtemp(prefix="core-checkpoint-"))
-        directory.mkdir(parents=True, exist_ok=True)
-        self._plane.save(directory / REPLAY)
-        saved = super().save_to_path(str(directory), **kwargs)
-        for part in (MODULE_STATE, Path("learner_group/learner/state.pkl")):
-            if not any((directory / part).parent.glob(part.stem + ".*")):  # .pkl or .msgpack
-                raise CheckpointError(
-                    f"The learner did not save {part} in {directory}. Is its process alive? Resume "
-                    "from the checkpoint before."
-                )
-        return saved
-
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Continues from what `save_to_path` wrote: same counters, same replay.
-
-        Replay is checked whole before anything is applied.
-
-        Raises:
-            SnapshotError, CheckpointError: a part is missing or damaged.
-        """
-        if kwargs.get("component") is not None:
-            super().restore_from_path(path, *args, **kwargs)
-            return
-        if not (Path(path) / REPLAY).is_dir():
-            raise CheckpointError(
-                f"{path} holds no {REPLAY} directory: it is incomplete, or no checkpoint of this "
-                "system. Resume from another checkpoint."
-            )
-        self._come_to_rest()
-        self._plane.replay.load(Path(path) / REPLAY)
-        super().restore_from_path(path, *args, **kwargs)
-        self._generation += 1
-        self._watch.restart()
-        results = self.learner_group.foreach_learner(
-            lambda learner: learner.reconnect(), timeout_seconds=self._watch.patience_s
-        )
-        updates = [result.get() for result in results]
-        if updates != [self._tally.updates] * max(1, self._settings.learner.count):
-            raise CheckpointError(
-                f"After restoring {path} the learner stands at {updates} updates and the run at "
-                f"{self._tally.updates}: the checkpoint is damaged. Resume from another."
-            )
-
-    def _come_to_rest(self) -> None:
-        """Waits until every call that was sent to actors and learner is answered."""
-        deadline = time.monotonic() + self._watch.patience_s
-        # RLlib has no public way to fetch answers without sending the next call.
-        learners = getattr(self.learner_group, "_worker_manager", None)
-        while time.monotonic() < deadline:
-            for _, report in self.env_runner_group.fetch_ready_async_reqs(timeout_seconds=0.5):
-                if isinstance(report, Mapping) and "agent_steps" in report:
-                    self._take_actor(report)
-            if learners is not None:
-                for result in learners.fetch_ready_async_reqs(timeout_seconds=0.5):
-                    self._take_learner(result.get() if result.ok else _raise(result.get()))
-            at_work = self.env_runner_group.num_in_flight_async_reqs()
-            at_work += 0 if learners is None else learners.num_outstanding_async_reqs()
-            if not at_work:
-                return
-        raise TimeoutError(
-            f"Actors or learner did not finish their slice within {self._watch.patience_s:.0f} s."
-        )
-
     # Parts --------------------------------------------------------------------------------------
 
     def _give_plane(self, prefix: str) -> None:
@@ -492,13 +404,3 @@ class CoRe(Algorithm):
         }
         config.freeze()
         self.config = config
-
-
-def _split(values: dict[str, Any], section: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    names = {field.name for field in fields(section)}
-    own = {key: value for key, value in values.items() if key in names}
-    return own, {key: value for key, value in values.items() if key not in names}
-
-
-def _raise(error: Exception) -> Any:
-    raise error

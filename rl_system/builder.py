@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, Self
 
-from rl_system.config import settings_from_dict
+from rl_system.config import settings_from_dict, settings_to_dict
+from rl_system.errors import SettingsError
 from rl_system.presets import merge
 from rl_system.settings import Settings
+
+# RLlib's training options and what says the same here; the others have no meaning for CoRe.
+INSTEAD = {
+    "lr": ".learner(model_rate=..., actor_rate=..., critic_rate=...)",
+    "gamma": ".behavior(discount=...)",
+    "grad_clip": ".learner(model_clip=..., actor_clip=..., critic_clip=...)",
+    "train_batch_size": ".learner(batch_size=..., sequence_length=...)",
+    "train_batch_size_per_learner": ".learner(batch_size=..., sequence_length=...)",
+    "num_epochs": ".learner(updates_per_agent_step=...)",
+    "minibatch_size": ".learner(batch_size=...)",
+    "model": ".model_settings(...)",
+    "optimizer": ".learner(model_rate=..., actor_rate=..., critic_rate=...)",
+    "replay_buffer_config": ".replay(...)",
+}
 
 
 class SettingsBuilder:
@@ -16,9 +33,24 @@ class SettingsBuilder:
     Attributes:
         settings: Section -> key -> value, only what differs from the defaults. A value may be
             anything, such as a search space, until `resolved` is called.
+        directory: See `from_settings`.
     """
 
     settings: dict[str, dict[str, Any]]
+    directory: str | None
+
+    @classmethod
+    def from_settings(cls, settings: Settings, directory: str | Path | None = None) -> Self:
+        """Returns the configuration of a complete `Settings`.
+
+        `directory` will hold what a crashed replay shard goes back to. It belongs to this run
+        alone: it is emptied at the start and removed at the end. On a cluster all machines that
+        have shards must share it. Default: a temporary one; in a Tune trial, the trial's.
+        """
+        config = cls()
+        config.settings = settings_to_dict(settings)
+        config.directory = None if directory is None else str(directory)
+        return config
 
     def resolved(self) -> Settings:
         """Returns the typed settings.
@@ -36,6 +68,18 @@ class SettingsBuilder:
         Keys are checked when the algorithm is built.
         """
         self.settings = merge(self.settings, {k: dict(v) for k, v in sections.items()})
+        return self
+
+    def training(self, **values: Any) -> Self:
+        """Refuses RLlib's training options, which would have no effect.
+
+        Raises:
+            SettingsError: names what to call instead.
+        """
+        for name in values:
+            instead = INSTEAD.get(name)
+            say = f"use {instead}" if instead else "see `rl-system config` for what there is"
+            raise SettingsError(f"training({name}=...) has no effect on CoRe: {say}.")
         return self
 
     def model_settings(self, **values: Any) -> Self:
@@ -57,3 +101,10 @@ class SettingsBuilder:
     def replay(self, **values: Any) -> Self:
         """Changes values of `replay.settings.ReplaySettings`."""
         return self.settings_update(replay=values)
+
+
+def split_values(values: dict[str, Any], section: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits `values` into those that are fields of a section and the others."""
+    names = {field.name for field in fields(section)}
+    own = {key: value for key, value in values.items() if key in names}
+    return own, {key: value for key, value in values.items() if key not in names}

@@ -11,7 +11,6 @@ crash go back to the snapshot they wrote there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from replay.errors import SnapshotError
-from replay.snapshot import read_snapshot
+from replay.snapshot import MANIFEST, check_parts, measure_part, read_snapshot
 from rl_system.errors import CheckpointError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,9 @@ class Checkpoints:
         directory.mkdir()
         try:
             write(directory)
-            parts = {str(file.relative_to(directory)): _measure(file) for file in _own(directory)}
+            parts = {
+                str(file.relative_to(directory)): measure_part(file) for file in _own(directory)
+            }
             manifest = {"format": FORMAT, "parts": dict(sorted(parts.items())), "content": content}
             partial = directory / f".{MANIFEST}.partial"
             with partial.open("w", encoding="utf-8") as file:
@@ -155,23 +154,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path / MANIFEST} has format {form}, this version reads {FORMAT}: use the version "
             "that wrote it."
         )
-    for name, expected in parts.items():
-        file = path / name
-        try:
-            found = _measure(file)
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read ({error}).") from error
-        if found != expected:
-            what = "size" if found["bytes"] != expected["bytes"] else "content"
-            raise CheckpointError(
-                f"{file} is damaged: its {what} is not the one in the manifest ({found['bytes']} "
-                f"bytes, expected {expected['bytes']})."
-            )
-        if file.name == MANIFEST:
-            try:
-                read_snapshot(file.parent)
-            except SnapshotError as error:
-                raise CheckpointError(str(error)) from error
+    try:
+        check_parts(path, parts)
+        for name in parts:
+            if Path(name).name == MANIFEST:
+                read_snapshot((path / name).parent)
+    except SnapshotError as error:
+        raise CheckpointError(str(error)) from error
     return dict(content)
 
 
@@ -188,12 +177,3 @@ def _own(directory: Path) -> list[Path]:
                 if Path(name).name != MANIFEST:
                     pinned.add(file.parent / name)
     return [file for file in files if file not in pinned]
-
-
-def _measure(path: Path) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}

@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 EXIT_USER_ERROR = 2
+_OVERRIDE = re.compile(r"[a-z_]+\.[a-z_0-9]+=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser().parse_args(given)
+    options = parse_arguments(given)
     from rl_system.interrupt import Stopped
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_terminal()
     try:
         return int(options.run(options, ["rl-system", *given]))
     except Stopped as stopped:
@@ -39,6 +41,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"rl-system: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+class _ToCurrentStderr(logging.Handler):
+    """Writes to what `sys.stderr` is now: a run takes the stream away from native libraries, and
+    the live display prints above itself. `logging.StreamHandler` keeps the one it began with.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        try:
+            print(self.format(record), file=sys.stderr)
+        except Exception:  # as every handler of logging does
+            self.handleError(record)
+
+
+def log_to_terminal() -> None:
+    """Show warnings of all modules on the error stream."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[_ToCurrentStderr()],
+    )
+
+
+def parse_arguments(given: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; overrides may stand anywhere behind what they override.
+
+    `argparse` alone refuses positional arguments behind an option (`resume DIR --checkpoint 3
+    run.max_minutes=60`), so what it leaves over and looks like an override is one.
+
+    Raises:
+        SystemExit: With status 2 and a message, if anything else is left over.
+    """
+    parser = build_parser()
+    options, rest = parser.parse_known_args(given)
+    takes_overrides = hasattr(options, "overrides")
+    wrong = [entry for entry in rest if not (takes_overrides and _OVERRIDE.match(entry))]
+    if wrong:
+        parser.error(f"not understood: {' '.join(wrong)} (see rl-system {given[0]} --help)")
+    if takes_overrides:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,7 +145,9 @@ def _add_resume(commands: Any) -> None:
         _resume,
         "go on with a run from its newest checkpoint",
         "rl-system resume runs/cartpole-swingup-seed0 run.max_minutes=60",
-        "Counters, replay, optimisers, random states and the clock continue.",
+        "Counters, replay, weights, optimisers, the learner's random state and the clock continue; "
+        "actors begin new episodes, with new seeds. A run at its limit whose end was interrupted "
+        "gets the rest of it: evaluation, films and report.",
     )
     parser.add_argument("directory", metavar="RUN_DIR", help="directory of the run")
     parser.add_argument(
@@ -151,6 +197,11 @@ def _add_report(commands: Any) -> None:
     )
     parser.add_argument("directories", nargs="+", metavar="RUN_DIR", help="run directories")
     parser.add_argument("--output", metavar="FILE", help="without: report.html in the first one")
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="write the learning curves as numbers; the HTML too if --output is given",
+    )
 
 
 def _add_doctor(commands: Any) -> None:
@@ -256,10 +307,14 @@ def _eval(options: argparse.Namespace, command: list[str]) -> int:
 def _report(options: argparse.Namespace, command: list[str]) -> int:
     from pathlib import Path
 
-    from rl_system.report import write_report
+    from rl_system.report import write_curves, write_report
     from rl_system.run_directory import RunDirectory
 
     directories = [RunDirectory.open(path).path for path in options.directories]
+    if options.csv:
+        print(f"Curves: {write_curves(directories, options.csv)}")
+        if not options.output:
+            return 0
     output = Path(options.output) if options.output else directories[0] / "report.html"
     print(f"Report: {write_report(directories, output)}")
     return 0

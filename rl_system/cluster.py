@@ -120,6 +120,8 @@ def _start(settings: Settings, needed_cpus: float) -> None:
         )
     if run.dashboard_port is not None:
         _require_port(run.dashboard_port)
+    else:  # Ray starts the process all the same and prints its log where it is slow to stand
+        logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
     try:
         ray.init(
             address="local",
@@ -129,12 +131,13 @@ def _start(settings: Settings, needed_cpus: float) -> None:
             dashboard_port=run.dashboard_port,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _environment()},
+            runtime_env={"env_vars": WORKER_ENVIRONMENT | graphics_environment()},
         )
     except Exception as error:  # Ray raises many kinds here
         raise RunError(
             f"Ray does not start on this machine: {error}\n`rl-system doctor` shows what is "
-            "missing. Ray's own logs lie under /tmp/ray/session_latest/logs."
+            "missing. If it timed out, the machine may be busy with other work: try again. Ray's "
+            "own logs lie under /tmp/ray/session_latest/logs."
         ) from error
 
 
@@ -147,7 +150,8 @@ def _join(address: str, needed_cpus: float) -> None:
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _environment()},
+            # Only the threads: each node chooses its own graphics, device and cache folder.
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )
     except Exception as error:
         raise RunError(
@@ -191,13 +195,10 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S).close()
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of Ray's workers; the graphics choice of this process goes along."""
-    chosen = dict(WORKER_ENVIRONMENT)
-    for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "XDG_CACHE_HOME"):
-        if name in os.environ:
-            chosen[name] = os.environ[name]
-    return chosen
+def graphics_environment() -> dict[str, str]:
+    """Return this process's choice of graphics, for workers on the same machine."""
+    names = ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "XDG_CACHE_HOME")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _require_port(port: int) -> None:

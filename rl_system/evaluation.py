@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +15,8 @@ import numpy as np
 
 from actors.environments.catalog import make_environment
 from replay.seeds import seed_for
+from rl_system.errors import RunError
+from rl_system.tally import standard_error
 
 if TYPE_CHECKING:
     from actors.environments.suite import SuiteEnvironment
@@ -44,8 +46,7 @@ class EvaluationResult:
     @property
     def se(self) -> float:
         """Standard error of the mean over episodes; 0 for one episode."""
-        count = len(self.returns)
-        return float(np.std(self.returns, ddof=1) / math.sqrt(count)) if count > 1 else 0.0
+        return standard_error(self.returns)
 
     def metrics(self) -> dict[str, float]:
         """Return the plain numbers that become `eval/...`."""
@@ -74,6 +75,7 @@ def evaluate(
     *,
     difficulty: str | None = None,
     explore: bool | None = None,
+    timeout_s: float | None = None,
 ) -> EvaluationResult:
     """Plays whole episodes in this process and returns their returns.
 
@@ -91,9 +93,12 @@ def evaluate(
             other ending (see the result) where no MP4 can be written. None: no film.
         difficulty: Of the distractions; None is `evaluation.difficulty`, else the trained one.
         explore: Sample actions instead of the policy's mean.
+        timeout_s: Deadline; None is none. The episodes that had ended by then are the result, with
+            a warning.
 
     Raises:
         ValueError: `episodes` is below 1.
+        RunError: No episode ended within `timeout_s`.
         GraphicsUnavailable: Nothing can be drawn here; the message says what to install.
     """
     section = settings.evaluation
@@ -105,6 +110,7 @@ def evaluate(
     picture = settings.environment
     shown = difficulty or section.difficulty or picture.difficulty
     film = None
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with ExitStack() as stack:
         environments = []
         for number in range(min(section.parallel_episodes, count)):
@@ -118,9 +124,16 @@ def evaluate(
         if video_path is not None and section.video_seconds > 0:
             film = _Film(environments[0], section.video_seconds, section.video_size)
         stack.enter_context(_seeded(seed_for(root, "evaluation", shown, "policy")))
-        returns, agent_steps = _play(
-            policy, environments, count, section.explore if explore is None else explore, film
+        sample = section.explore if explore is None else explore
+        returns, agent_steps = _play(policy, environments, count, sample, film, deadline)
+    if len(returns) < count:
+        advice = (
+            f"Only {len(returns)} of {count} episodes ended within {timeout_s:g} s: raise "
+            "evaluation.timeout_s, or lower evaluation.final_episodes."
         )
+        if not returns:
+            raise RunError(advice)
+        logger.warning(advice)
     video = film.write(Path(video_path)) if film is not None and video_path is not None else None
     return EvaluationResult(tuple(returns), agent_steps, shown, chosen_split, video)
 
@@ -131,8 +144,12 @@ def _play(
     episodes: int,
     explore: bool,
     film: _Film | None,
+    deadline: float | None = None,
 ) -> tuple[list[float], int]:
-    """Plays rounds of side-by-side episodes until there are enough."""
+    """Plays rounds of side-by-side episodes until there are enough or the clock is at `deadline`.
+
+    A round that the deadline cuts short does not count: its long episodes would be missing.
+    """
     returns: list[float] = []
     agent_steps = 0
     while len(returns) < episodes:
@@ -143,6 +160,8 @@ def _play(
         totals = np.zeros(len(playing))
         running = np.ones(len(playing), bool)
         while running.any():
+            if deadline is not None and time.monotonic() > deadline:
+                return returns, agent_steps
             if film is not None and running[0]:
                 film.add(observation[0])
             action, state = policy.act(observation, state, is_first, explore)

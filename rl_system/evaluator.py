@@ -8,6 +8,8 @@ across iterations, and training never waits for it.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -71,17 +73,27 @@ def start_evaluator(prefix: str, settings: Settings, action_dims: int) -> ActorH
 
 
 class EvaluationSchedule:
-    """Begins an evaluation every so many agent steps and collects its result when it is there."""
+    """Begins an evaluation every so many agent steps and collects its result when it is there.
 
-    def __init__(self, prefix: str, settings: Settings, action_dims: int) -> None:
-        self._prefix = prefix
+    One that has not ended within `evaluation.timeout_s` is given up with a warning, and the next
+    gets an evaluator of its own. `start` makes evaluators.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        settings: Settings,
+        action_dims: int,
+        start: Callable[[str, Settings, int], ActorHandle] = start_evaluator,
+    ) -> None:
+        self._start = lambda: start(prefix, settings, action_dims)
         self._settings = settings
-        self._action_dims = action_dims
         self._every = settings.evaluation.every_agent_steps
         self._next = self._every
         self._count = 0
         self._evaluator: ActorHandle | None = None
         self._pending: Any = None
+        self._began_at = 0.0
 
     def go_on(self, agent_steps: int, wait: bool) -> dict[str, float] | None:
         """Begins the evaluation that is due; returns the numbers of one that has ended.
@@ -92,13 +104,22 @@ class EvaluationSchedule:
         """
         if self._pending is None and self._next is not None and agent_steps >= self._next:
             assert self._every is not None
-            self._begin(self._settings.evaluation.episodes)
+            self._pending = self._begin(self._settings.evaluation.episodes)
+            self._began_at = time.monotonic()
             self._next = (agent_steps // self._every + 1) * self._every
         if self._pending is None:
             return None
-        timeout_s = self._settings.evaluation.timeout_s if wait else 0
-        ready, _ = ray.wait([self._pending], timeout=timeout_s)
+        timeout_s = self._settings.evaluation.timeout_s
+        left = max(0.0, self._began_at + timeout_s - time.monotonic())
+        ready, _ = ray.wait([self._pending], timeout=left if wait else 0)
         if not ready:
+            if wait or left <= 0:
+                logger.warning(
+                    "An evaluation has not ended within %g s and is left out. If it is just slow, "
+                    "raise evaluation.timeout_s or lower evaluation.episodes.",
+                    timeout_s,
+                )
+                self.stop()
             return None
         pending, self._pending = self._pending, None
         try:
@@ -108,18 +129,22 @@ class EvaluationSchedule:
             return None
 
     def now(self, episodes: int) -> dict[str, float]:
-        """Evaluates and waits for the numbers.
+        """Evaluates and waits for the numbers; one in progress goes on before.
 
         Raises:
             ray.exceptions.GetTimeoutError: not ended within `evaluation.timeout_s`.
             ray.exceptions.RayError: the evaluation failed.
         """
-        self._begin(episodes)
-        pending, self._pending = self._pending, None
-        return ray.get(pending, timeout=self._settings.evaluation.timeout_s)
+        answer = self._begin(episodes)
+        try:
+            return ray.get(answer, timeout=self._settings.evaluation.timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Ends the evaluator."""
+        """Ends the evaluator and what it does."""
+        self._pending = None
         if self._evaluator is not None:
             ray.kill(self._evaluator, no_restart=True)
             self._evaluator = None
@@ -134,8 +159,9 @@ class EvaluationSchedule:
         self._next = state["next"] if self._every is not None else None
         self._pending = None
 
-    def _begin(self, episodes: int) -> None:
+    def _begin(self, episodes: int) -> Any:
         if self._evaluator is None:
-            self._evaluator = start_evaluator(self._prefix, self._settings, self._action_dims)
-        self._pending = self._evaluator.evaluate.remote(self._count, episodes)
+            self._evaluator = self._start()
+        answer = self._evaluator.evaluate.remote(self._count, episodes)
         self._count += 1
+        return answer

@@ -24,20 +24,28 @@ def finish(directory: RunDirectory, settings: Settings, checkpoint: Path, consol
     training could have used.
 
     Raises:
-        UserError: The checkpoint holds no policy.
+        UserError: The checkpoint holds no policy, or no episode ended before the deadline
+            `evaluation.timeout_s` (of each of the evaluations).
     """
     section = settings.evaluation
     rows: list[tuple[str, str]] = []
     line: dict[str, Any] = {}
     if section.final_episodes > 0:
         console.print(f"Evaluating {section.final_episodes} episodes ...", highlight=False)
-        result = evaluate_checkpoint(directory, settings, checkpoint, "final")
+        result = evaluate_checkpoint(
+            directory, settings, checkpoint, "final", timeout_s=section.timeout_s
+        )
         line |= {f"eval/{name}": value for name, value in result.metrics().items()}
         rows.append(("evaluation", str(result)))
         if section.distracted_twin is not None:
             console.print(f"Evaluating with distractions: {section.distracted_twin} ...")
             twin = evaluate_checkpoint(
-                directory, settings, checkpoint, "twin", difficulty=section.distracted_twin
+                directory,
+                settings,
+                checkpoint,
+                "twin",
+                difficulty=section.distracted_twin,
+                timeout_s=section.timeout_s,
             )
             line |= {"twin/return_mean": twin.mean, "twin/return_se": twin.se}
             rows.append(("same policy", str(twin)))
@@ -72,6 +80,7 @@ def evaluate_checkpoint(
     explore: bool | None = None,
     seed: int | None = None,
     film: bool = True,
+    timeout_s: float | None = None,
 ) -> EvaluationResult:
     """Evaluate the policy of a checkpoint, film it, and note the result in run.json.
 
@@ -86,9 +95,11 @@ def evaluate_checkpoint(
         explore: Sample actions.
         seed: Root of the seeds, by default the run's.
         film: Make a video as well.
+        timeout_s: Deadline; the episodes that had ended by then count. None: no deadline.
 
     Raises:
-        UserError: The checkpoint holds no policy, or one of other settings.
+        UserError: The checkpoint holds no policy, or one of other settings; or no episode ended
+            before the deadline.
     """
     import torch
 
@@ -108,6 +119,7 @@ def evaluate_checkpoint(
         directory.videos / f"{name}.mp4" if film else None,
         difficulty=difficulty,
         explore=explore,
+        timeout_s=timeout_s,
     )
     found = [other for other in directory.facts().get("evaluations", []) if other["name"] != name]
     directory.note(evaluations=[*found, _record(directory, name, checkpoint, result)])

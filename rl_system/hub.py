@@ -29,6 +29,7 @@ class WeightHub:
         self._life = os.urandom(4).hex()
         self._count = 0
         self._newest: Publication | None = None
+        self._learner_updates = -1
 
     def publish(self, updates: int, weights: Weights) -> str:
         """Replaces the newest weights by a copy of `weights` and returns the publication's mark.
@@ -38,7 +39,12 @@ class WeightHub:
         self._count += 1
         mark = f"{self._life}-{self._count}"
         self._newest = (mark, updates, [ray.put(weights)])
+        self._learner_updates = updates
         return mark
+
+    def count(self, updates: int) -> None:
+        """Notes how many updates the learner has made, whatever it has published."""
+        self._learner_updates = updates
 
     def newest(self, known_mark: str | None) -> Publication | None:
         """Returns the newest publication, or None if the caller knows it or there is none."""
@@ -46,9 +52,9 @@ class WeightHub:
             return None
         return self._newest
 
-    def updates(self) -> int:
-        """Returns the updates behind the newest weights; -1 before the first publication."""
-        return -1 if self._newest is None else self._newest[1]
+    def news(self, known_mark: str | None) -> tuple[int, Publication | None]:
+        """Returns the learner's updates (-1: none known) and what `newest` returns."""
+        return self._learner_updates, self.newest(known_mark)
 
 
 def hub_name(prefix: str) -> str:

@@ -64,15 +64,19 @@ METRICS: tuple[Metric, ...] = (
     Metric("rate/updates_per_s", "1/s", "updates of the learner"),
     Metric("learner/busy_percent", "%", "share of its time in which the learner updated"),
     Metric("learner/wait_s", "s", "seconds the learner waited for batches"),
+    Metric("learner/driver_wait_s", "s", "seconds the learner waited for the driver's next call"),
     Metric("actor/busy_percent", "%", "share of their time in which actors stepped"),
     Metric("actor/wait_s", "s", "seconds that actors were held back by replay, all together"),
-    Metric("actor/restarts", "-", "times an actor began anew after an error"),
+    Metric("actor/driver_wait_s", "s", "seconds that actors waited for the driver, all together"),
+    Metric("actor/restarts", "-", "times an actor began anew, after an error or as a new process"),
     Metric("weights/version", "updates", "updates behind the newest published weights"),
-    Metric("weights/age_updates", "updates", "updates since the weights that actors use, mean"),
-    Metric("weights/age_updates_max", "updates", "the same of the actor furthest behind"),
+    Metric(
+        "weights/age_updates", "updates", "updates made since the weights in use, mean of steps"
+    ),
+    Metric("weights/age_updates_max", "updates", "the same where it was the most"),
     Metric("replay/agent_steps", "agent steps", "agent steps stored now"),
     Metric("replay/episodes", "episodes", "episodes stored now, unfinished ones included"),
-    Metric("replay/finished_episodes", "episodes", "of those, the finished ones"),
+    Metric("replay/finished_episodes", "episodes", "episodes that ever came in with their end"),
     Metric("replay/capacity_agent_steps", "agent steps", "agent steps that there is room for"),
     Metric("replay/fill_percent", "%", "share of the capacity in use"),
     Metric("replay/bytes_resident", "bytes", "memory of the stored steps"),
@@ -155,7 +159,15 @@ def warnings(history: Sequence[Line]) -> list[str]:
     if len(lately) == STARVED_LINES:
         learner_idle = all(_idle(line, "learner/busy_percent") for line in lately)
         actor_idle = all(_idle(line, "actor/busy_percent") for line in lately)
-        if learner_idle and actor_idle:
+        driver_s = sum(line.get("learner/driver_wait_s", 0.0) for line in lately)
+        data_s = sum(line.get("learner/wait_s", 0.0) for line in lately)
+        if learner_idle and driver_s > data_s:
+            found.append(
+                f"The learner waits for the driver ({last['learner/busy_percent']:.0f} % busy): "
+                "the driver's machine is overloaded. Give the learner a process of its own "
+                "(learner.count=1), or keep other work off the driver's cores."
+            )
+        elif learner_idle and actor_idle:
             found.append(
                 "Learner and actors both wait most of the time: something between them is slow. "
                 "Look at replay/insert_wait_s and replay/sample_wait_s; raise "

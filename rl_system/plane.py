@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ray.util.placement_group import (
 
 from actors.environments.catalog import find, make_environment
 from actors.environments.settings import EnvironmentSettings
+from learners.device import choose_device
 from replay.schema import step_schema
 from replay.service import ReplayService
 from replay.workload import Workload
@@ -42,6 +44,7 @@ class DataPlane:
         hub: The weight hub.
         action_dims: Action dimensions of the task.
         snapshot: Directory of the newest snapshot of replay, to which a crashed shard goes back.
+        recovery: Directory of the few notes that a crashed shard needs for it.
     """
 
     prefix: str
@@ -49,12 +52,13 @@ class DataPlane:
     hub: ActorHandle
     action_dims: int
     snapshot: Path
+    recovery: Path
 
     @classmethod
     def start(cls, settings: Settings, prefix: str, directory: str | Path) -> DataPlane:
         """Starts shards and hub; leaves nothing behind if that fails.
 
-        `directory` holds the newest snapshot of replay until `stop`.
+        `directory` holds what crashed shards go back to, until `stop`.
 
         Inside a Tune trial the shards take the last bundles of its placement group, one each. Left
         to choose, they would take bundles that actors are pinned to, and the trial would wait
@@ -68,6 +72,8 @@ class DataPlane:
         learner, actors = settings.learner, settings.actors
         # In lock step the conductor keeps the ratio itself.
         ratio = None if settings.run.deterministic else settings.samples_per_insert
+        snapshot = Path(directory).absolute() / f"{prefix}-replay"
+        recovery = Path(directory).absolute() / f"{prefix}-recovery"
         replay = ReplayService.create(
             prefix,
             step_schema((size, size, 3), dims),
@@ -82,16 +88,22 @@ class DataPlane:
                 chunk_length=actors.chunk_agent_steps,
             ),
             seed=settings.run.seed,
+            recovery_path=recovery,
             bundle_indices=_last_bundles(settings),
         )
-        snapshot = Path(directory).absolute() / f"{prefix}-replay"
-        return cls(prefix, replay, start_hub(prefix), dims, snapshot)
+        try:
+            hub = start_hub(prefix)
+        except BaseException:
+            replay.stop()
+            raise
+        return cls(prefix, replay, hub, dims, snapshot, recovery)
 
     def stop(self) -> None:
         """Ends shards and hub."""
         self.replay.stop()
         ray.kill(self.hub, no_restart=True)
-        shutil.rmtree(self.snapshot, ignore_errors=True)
+        for path in (self.snapshot, self.recovery):
+            shutil.rmtree(path, ignore_errors=True)
 
     def save(self, path: Path) -> None:
         """Saves replay as the new directory `path`.
@@ -116,6 +128,16 @@ class DataPlane:
 def new_prefix() -> str:
     """Returns a name that no other run on the cluster has."""
     return f"core-{uuid.uuid4().hex[:8]}"
+
+
+def own_directory(given: str | None) -> Path:
+    """Returns an empty directory that is one run's alone: `given`, or a temporary one."""
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="core-"))
+    path = Path(given).absolute()
+    shutil.rmtree(path, ignore_errors=True)  # of a life that was killed
+    path.mkdir(parents=True)
+    return path
 
 
 def shard_bundles(settings: Settings) -> list[dict[str, float]]:
@@ -187,15 +209,26 @@ def check_supported(settings: Settings) -> None:
             f"learner.count is {settings.learner.count}: several learner processes are not built "
             "yet, use 1 (or 0 to learn inside the driver)."
         )
-    if settings.run.deterministic and settings.actors.count != 1:
-        raise SettingsError("run.deterministic needs actors.count=1: several would race.")
+    if settings.learner.device == "cuda" and not _has_gpu():
+        where = "Ray's cluster has none" if ray.is_initialized() else "torch sees none here"
+        raise SettingsError(
+            f'learner.device="cuda" needs a GPU and {where}: set learner.device=cpu, or check the '
+            "driver and the torch build with `rl-system doctor`."
+        )
 
 
 def gpus_per_learner(settings: Settings) -> int:
     """Returns the GPUs that Ray reserves for a learner; "auto" takes one if there is any."""
     if settings.learner.device == "auto":
-        return int(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)
+        return int(_has_gpu())
     return int(settings.learner.device == "cuda")
+
+
+def _has_gpu() -> bool:
+    """Whether a learner can have a GPU: of Ray's cluster, or of this machine if Ray is down."""
+    if ray.is_initialized():
+        return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    return choose_device("auto").type == "cuda"
 
 
 def shared_settings(settings: Settings) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Progress:
         self._live: Live | None = None
         self._history: list[Line] = []
         self._evaluation: Line = {}
+        self._warnings: list[str] = []
         self._warned: set[str] = set()
         self._notice = "starting"
         self._started = time.monotonic()
@@ -83,8 +84,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
+            # Asked for anew at each refresh, so that the clock goes on while Ray starts.
             self._live = Live(
-                self._panel({}), console=self._console, refresh_per_second=4, transient=False
+                get_renderable=self._panel, console=self._console, refresh_per_second=2
             )
             self._live.start()
         return self
@@ -95,6 +97,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._notice = ""  # the last picture stays on the terminal
         if self._live is not None:
             self._live.stop()
 
@@ -102,7 +105,7 @@ class Progress:
         """Say what is going on beside training."""
         self._notice = text
         if self._live is not None:
-            self._live.update(self._panel(self._history[-1] if self._history else {}))
+            self._live.refresh()
         elif text:
             self._console.print(text, highlight=False)
 
@@ -112,14 +115,15 @@ class Progress:
         if "eval/return_mean" in metrics:
             self._evaluation = metrics
         self._notice = ""
+        self._warnings = warnings(self._history)
         if self._live is not None:
-            self._live.update(self._panel(metrics))
+            self._live.refresh()
             return
         now = time.monotonic()
         if now - self._printed_at >= _LINE_EVERY_S or "eval/return_mean" in metrics:
             self._printed_at = now
             self._console.print(self._line(metrics), highlight=False, soft_wrap=True)
-        for text in warnings(self._history):
+        for text in self._warnings:
             key = text[:40]
             if key not in self._warned:  # once each: a log is no panel
                 self._warned.add(key)
@@ -147,15 +151,19 @@ class Progress:
         parts.append(f"replay {_number(metrics, 'replay/fill_percent')} %")
         return "  ".join(parts)
 
-    def _panel(self, metrics: Line) -> Panel:
+    def _panel(self) -> Panel:
+        metrics = self._history[-1] if self._history else {}
         share = self._limits.share(metrics)
         top = Table.grid(expand=True)
         top.add_column(width=22)
         top.add_column(ratio=1)
         top.add_column(justify="right", width=26)
-        waited = metrics.get("elapsed_s", time.monotonic() - self._started)
+        if "elapsed_s" in metrics:
+            clock = f"{duration(metrics['elapsed_s'])} of training"
+        else:
+            clock = f"{duration(time.monotonic() - self._started)} since the start"
         top.add_row(
-            f"{duration(waited)} of training",
+            clock,
             ProgressBar(total=1.0, completed=share),
             f"  {100 * share:.0f} %, left {self._left(metrics)}",
         )
@@ -166,7 +174,7 @@ class Progress:
         rows: list[Any] = [top, Text(), grid]
         if self._notice:
             rows.append(Text(f"\n{self._notice} ...", style="cyan"))
-        for text in warnings(self._history):
+        for text in self._warnings:
             rows.append(Text(f"\n! {text}", style="yellow"))
         return Panel(Group(*rows), title=self._title, border_style="dim", padding=(1, 2))
 

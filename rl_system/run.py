@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from actors.environments.backend import GraphicsUnavailable
 from actors.environments.catalog import Split, make_environment
 from actors.environments.videos import VideoFolderError
 from rl_system.checkpoints import Checkpoint, Checkpoints
@@ -90,7 +91,8 @@ def resume(
 ) -> tuple[RunDirectory, int]:
     """Go on with a run from its newest checkpoint: same counters, same replay, same clock.
 
-    Lines of metrics after the checkpoint are cut off, since that part is run again.
+    Lines of metrics after the checkpoint are cut off, since that part is run again. A run that
+    reached its limit but whose end was interrupted gets the rest: measured, filmed and reported.
 
     Args:
         path: Run directory.
@@ -100,7 +102,8 @@ def resume(
         command: What the user typed.
 
     Raises:
-        UserError: Not a run directory, no usable checkpoint, or a setting that may not change.
+        UserError: Not a run directory, no usable checkpoint, a setting that may not change, or
+            nothing is left to do.
     """
     directory = RunDirectory.open(path)
     settings = directory.settings()
@@ -117,7 +120,8 @@ def resume(
         found = store.newest()
     else:
         found = store.read(directory.checkpoints / checkpoint.zfill(6))
-    if Limits(settings.run).reached(found.content.get("metrics", {})):
+    trained = Limits(settings.run).reached(found.content.get("metrics", {}))
+    if trained and directory.facts().get("status") == "finished":
         raise RunError(
             f"{directory.path} is at its limit already. Raise it, for example with "
             "run.max_minutes=60 behind the directory's name."
@@ -125,23 +129,31 @@ def resume(
     _compare_versions(found)
     check_environment(settings)
     save_settings(settings, directory.settings_file)
-    resumed = [*directory.facts().get("resumed", []), {"at": _now(), "command": list(command)}]
-    directory.note(resumed=resumed, machine=describe_machine(), versions=versions())
-    return directory, _conduct(directory, settings, found)
+    directory.note(
+        resumed=[*directory.facts().get("resumed", []), {"at": _now(), "command": list(command)}],
+        machine=describe_machine(),
+        versions=versions(),
+        status="running",
+        error=None,
+        ended=None,
+    )
+    if not trained:
+        return directory, _conduct(directory, settings, found)
+    directory.forget_after(int(found.content["metrics_lines"]))
+    console = Console()
+    with Interrupt():
+        _finish(directory, settings, found.path, console)
+    return directory, 0
 
 
 def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | None) -> int:
-    from rl_system.finish import finish
-
     console = Console()
     console.print(f"Run directory: {directory.path}", highlight=False, soft_wrap=True)
     with Interrupt() as interrupt:
         try:
             checkpoint = _train(directory, settings, from_, interrupt, console)
         except BaseException as error:
-            directory.note(status="failed", error=f"{type(error).__name__}: {error}", ended=_now())
-            if Checkpoints(directory.checkpoints).list():
-                console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
+            _note_failure(directory, "failed", error, console)
             raise
         if interrupt.number is not None:
             directory.note(status="interrupted", ended=_now())
@@ -149,10 +161,31 @@ def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | No
             console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
             return interrupt.exit_code
         interrupt.can_save = False  # training is saved: from here on a signal just stops
-        directory.note(status="trained", ended=_now())
-        finish(directory, settings, checkpoint, console)
-        directory.note(status="finished", ended=_now())
+        _finish(directory, settings, checkpoint, console)
     return 0
+
+
+def _finish(
+    directory: RunDirectory, settings: Settings, checkpoint: Path, console: Console
+) -> None:
+    """Measure and report; where that fails the run stays "trained", and a resume repeats it."""
+    from rl_system.finish import finish
+
+    directory.note(status="trained", ended=_now())
+    try:
+        finish(directory, settings, checkpoint, console)
+    except BaseException as error:
+        _note_failure(directory, "trained", error, console)
+        raise
+    directory.note(status="finished", ended=_now())
+
+
+def _note_failure(
+    directory: RunDirectory, status: str, error: BaseException, console: Console
+) -> None:
+    directory.note(status=status, error=f"{type(error).__name__}: {error}", ended=_now())
+    if Checkpoints(directory.checkpoints).list():
+        console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -175,7 +208,7 @@ def _train(
         with ray_cluster(settings, required_cpus(settings)):
             interrupt.take()
             progress.notice("Starting actors, replay shards and learner")
-            algorithm = CoReConfig.from_settings(settings).build_algo()
+            algorithm = CoReConfig.from_settings(settings, directory.path / "live").build_algo()
             try:
                 if from_ is not None:
                     progress.notice(f"Restoring checkpoint {from_.path.name}")
@@ -231,10 +264,28 @@ def train_until_done(
 def check_environment(settings: Settings) -> None:
     """Make one environment of each kind, so that what is wrong with them shows before Ray starts.
 
+    A run that joins a cluster draws on the cluster's nodes: that this machine cannot is then only
+    warned of, since the measurements at the end are made here.
+
     Raises:
         GraphicsUnavailable, VideoFolderError: Nothing can be drawn, or there are no videos.
         SettingsError: The settings do not fit the task.
     """
+    try:
+        _make_environments(settings)
+    except (GraphicsUnavailable, VideoFolderError) as error:
+        if settings.run.address is None:
+            raise
+        logger.warning(
+            "This machine cannot draw: %s\nTraining on the cluster at %s can do without. The "
+            "measurements at its end cannot: make `rl-system resume` do them on a node, or set "
+            "evaluation.final_episodes=0.",
+            error,
+            settings.run.address,
+        )
+
+
+def _make_environments(settings: Settings) -> None:
     environment = settings.environment
     # A folder may hold training videos and no held-out ones; procedural ones are always there.
     splits: tuple[Split, ...] = ("train",)
@@ -243,7 +294,7 @@ def check_environment(settings: Settings) -> None:
     for split in splits:
         try:
             make_environment(environment, 0, split).close()
-        except VideoFolderError:
+        except VideoFolderError:  # a ValueError, too
             raise
         except ValueError as error:
             raise SettingsError(str(error)) from error

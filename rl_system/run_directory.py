@@ -5,6 +5,7 @@ RUN_DIR/run.json            machine, versions, seed, command, how it ended
 RUN_DIR/metrics.jsonl       one line of metrics per iteration
 RUN_DIR/tensorboard/        the same for TensorBoard
 RUN_DIR/checkpoints/        see checkpoints.py
+RUN_DIR/live/               what crashed replay shards go back to, while the run goes on
 RUN_DIR/trivial.json        returns of the trivial policies
 RUN_DIR/videos/             films of evaluations
 RUN_DIR/native.log          messages of libraries that bypass Python
@@ -95,8 +96,11 @@ class RunDirectory:
         return _read_json(self.facts_file)
 
     def note(self, **facts: Any) -> None:
-        """Add or replace entries of run.json."""
-        write_json(self.facts_file, self.facts() | facts)
+        """Add or replace entries of run.json; those that are None now are taken out."""
+        noted = self.facts() | facts
+        write_json(
+            self.facts_file, {name: value for name, value in noted.items() if value is not None}
+        )
 
     def trivial(self) -> dict[str, list[float]]:
         """Return [mean, standard error] by trivial policy, nothing if they were not measured."""
@@ -134,6 +138,9 @@ class RunDirectory:
 class MetricsLog:
     """Appends lines to metrics.jsonl and the same numbers to TensorBoard.
 
+    Where lines were cut off before (`RunDirectory.forget_after`), TensorBoard drops the same part:
+    all that lies beyond the agent steps of the newest line.
+
     Args:
         directory: Of the run.
         tensorboard: Write event files as well.
@@ -141,12 +148,14 @@ class MetricsLog:
 
     def __init__(self, directory: RunDirectory, tensorboard: bool = True) -> None:
         self._file: TextIO = directory.metrics_file.open("a", encoding="utf-8")
-        self.line_count = len(directory.metrics())
+        lines = directory.metrics()
+        self.line_count = len(lines)
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(directory.tensorboard))
+            kept = int(lines[-1].get("agent_steps", 0)) + 1 if lines else 0
+            self._writer = SummaryWriter(str(directory.tensorboard), purge_step=kept)
 
     def append(self, metrics: Mapping[str, Any]) -> None:
         """Write one line; it is on its way to the disk when this returns."""

@@ -57,7 +57,7 @@ class EvaluationSettings:
     trivial_episodes: int = 20  # episodes of each trivial policy (random, zero, ...); 0: none
     video_seconds: float = 10.0  # length of the film of the final evaluation; 0: no film
     video_size: int = 240  # height and width of the film, pixels
-    timeout_s: float = 900.0  # deadline of the final evaluation
+    timeout_s: float = 900.0  # deadline of an evaluation; the final one keeps the episodes played
 
 
 @dataclass(frozen=True)

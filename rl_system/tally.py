@@ -26,13 +26,14 @@ class Tally:
         self.episodes = 0
         self.updates = 0
         self.elapsed_s = 0.0  # seconds of training, earlier lives of the run included
-        self.restarts = 0  # times that an actor began anew after an error of its own
+        self.restarts = 0  # times that an actor began anew: after an error, or as a new process
         self.agent_steps_of: defaultdict[int, int] = defaultdict(int)  # by actor
         self._returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._losses: dict[str, float] = {}
         self._evaluation: dict[str, float] = {}
         self._published = -1
         self._weights_of: dict[int, int] = {}
+        self._life_of: dict[int, str] = {}  # by actor: changes with its process
         self.begin()
 
     def begin(self) -> None:
@@ -41,7 +42,8 @@ class Tally:
         self._counts_before = (self.agent_steps, self.updates)
         self._wall = {"actor": 0.0, "learner": 0.0}
         self._wait = {"actor": 0.0, "learner": 0.0}
-        self._ages: list[int] = []  # of weights just before newer ones replaced them
+        self._driver_wait = {"actor": 0.0, "learner": 0.0}
+        self._ages = {"agent_steps": 0, "sum": 0.0, "max": 0.0}  # of the weights that took steps
 
     # Reports ------------------------------------------------------------------------------------
 
@@ -52,23 +54,30 @@ class Tally:
             setattr(self, name, getattr(self, name) + int(report[name]))
         self.agent_steps_of[actor] += int(report["agent_steps"])
         self.restarts += report["error"] is not None
+        self.restarts += self._life_of.get(actor, report["life"]) != report["life"]
+        self._life_of[actor] = report["life"]
         self._returns.extend([*report["random_returns"], *report["returns"]])
         self._weights_of[actor] = int(report["weights_updates"])
-        self._ages.extend(report["weights_ages"])
-        self._wall["actor"] += report["wall_s"]
-        self._wait["actor"] += report["wait_s"]
+        if report["weights_age"] is not None:
+            for name, merge in (("agent_steps", sum), ("sum", sum), ("max", max)):
+                self._ages[name] = merge((self._ages[name], report["weights_age"][name]))
+        self._add_times("actor", report)
 
     def add_learner(self, report: Mapping[str, Any]) -> None:
         """Adds what `learners.learner.CoReLearner.update` returned."""
         self.updates = int(report["updates"])
         self._published = int(report["published"])
         self._losses.update(report["metrics"])
-        self._wall["learner"] += report["wall_s"]
-        self._wait["learner"] += report["wait_s"]
+        self._add_times("learner", report)
 
     def add_evaluation(self, report: Mapping[str, float]) -> None:
         """Adds an evaluation's flat numbers, to be named `eval/...`."""
         self._evaluation = {f"eval/{name}": float(value) for name, value in report.items()}
+
+    def _add_times(self, side: str, report: Mapping[str, Any]) -> None:
+        self._wall[side] += report["wall_s"]
+        self._wait[side] += report["wait_s"]
+        self._driver_wait[side] += report["driver_wait_s"]
 
     # Metrics ------------------------------------------------------------------------------------
 
@@ -103,21 +112,23 @@ class Tally:
             "actor/restarts": self.restarts,
         }
         for side in ("actor", "learner"):
-            wall, wait = self._wall[side], self._wait[side]
+            wall, wait, driver = self._wall[side], self._wait[side], self._driver_wait[side]
             flat[f"{side}/wait_s"] = wait
+            flat[f"{side}/driver_wait_s"] = driver
             if wall > 0:
-                flat[f"{side}/busy_percent"] = 100.0 * max(0.0, 1.0 - wait / wall)
+                flat[f"{side}/busy_percent"] = 100.0 * max(0.0, 1.0 - (wait + driver) / wall)
         if self._returns:
             flat["train/return_mean"] = self.return_mean
             flat["train/return_se"] = standard_error(self._returns)
         if self._published >= 0:
             flat["weights/version"] = self._published
-            # An actor that gets no newer weights shows up by what it still uses.
-            in_use = [self.updates - max(0, used) for used in self._weights_of.values()]
-            ages = [*self._ages, *(age for age in in_use if age > max(self._ages, default=-1))]
-            if ages:
-                flat["weights/age_updates"] = sum(ages) / len(ages)
-                flat["weights/age_updates_max"] = max(ages)
+            # An actor that hears nothing of the hub shows up by what it still uses.
+            in_use = [self.updates - used for used in self._weights_of.values() if used >= 0]
+            count, oldest = self._ages["agent_steps"], max([self._ages["max"], *in_use])
+            if count or in_use:
+                mean = self._ages["sum"] / count if count else sum(in_use) / len(in_use)
+                flat["weights/age_updates"] = max(0.0, mean)
+                flat["weights/age_updates_max"] = max(0.0, oldest)
         flat |= self._losses | self._evaluation
         if replay:
             flat |= {f"replay/{name}": value for name, value in replay.items()}

@@ -1,5 +1,6 @@
-"""The HTML report of one run, or of several compared: one file that needs nothing beside it."""
+"""Reports of one run, or of several compared: a page that needs nothing beside it, or numbers."""
 
+from rl_system.report.curves import write_curves
 from rl_system.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_curves", "write_report"]

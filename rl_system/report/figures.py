@@ -53,10 +53,10 @@ PACE = (
     ("rate/agent_steps_per_s", "agent steps per second"),
     ("learner/busy_percent", "learner busy (%)"),
     ("actor/busy_percent", "actors busy (%)"),
-    ("weights/age_updates", "age of the actors' weights (updates)"),
+    ("weights/age_updates", "weight age (updates)"),
     ("replay/fill_percent", "replay full (%)"),
     ("replay/samples_per_insert", "samples per insert"),
-    ("replay/sample_wait_s", "waits of the learner, summed (s)"),
+    ("replay/sample_wait_s", "learner waits, sum (s)"),
 )
 
 

@@ -15,6 +15,7 @@ from rl_system.config import settings_to_dict
 from rl_system.errors import UserError
 from rl_system.run_directory import RunDirectory
 from rl_system.settings import Settings
+from rl_system.tally import standard_error
 
 GRID_POINTS = 200  # of a curve over several seeds
 
@@ -89,11 +90,7 @@ class Group:
         low, high = max(x[0] for x, _ in found), min(x[-1] for x, _ in found)
         points = np.linspace(low, high, GRID_POINTS) if low < high else np.array([high])
         values = np.stack([np.interp(points, x, y) for x, y in found])
-        se = (
-            values.std(0, ddof=1) / math.sqrt(len(values))
-            if len(values) > 1
-            else np.zeros(len(points))
-        )
+        se = np.array([standard_error(column) for column in values.T])
         return Curve(points, values.mean(0), se)
 
     def final(self, name: str = "eval/return") -> tuple[float, float, int] | None:
@@ -109,11 +106,7 @@ class Group:
             mean, error = next(pair for pair in last if pair[0] is not None)
             assert mean is not None
             return mean, error or 0.0, 1
-        return (
-            float(np.mean(means)),
-            float(np.std(means, ddof=1) / math.sqrt(len(means))),
-            len(means),
-        )
+        return float(np.mean(means)), standard_error(means), len(means)
 
     @property
     def trivial(self) -> dict[str, tuple[float, float]]:

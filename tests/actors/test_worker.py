@@ -174,6 +174,20 @@ def test_new_weights_are_looked_for_before_every_round() -> None:
     assert len(looks) == 5
 
 
+def test_a_time_out_between_rounds_is_an_error_and_sends_no_chunk_again() -> None:
+    sink = Sink()
+
+    def confirm() -> None:
+        if sink.chunks:
+            raise ReplayTimeout("shard 0 does not answer")
+
+    worker = _worker([Counting(7)], Remembering(), sink, between=confirm)
+    for _ in range(2):
+        with pytest.raises(ReplayTimeout, match="shard 0"):
+            worker.run(rounds=10)
+    assert len(sink.chunks) == 1
+
+
 def test_a_run_of_seconds_makes_at_least_one_round() -> None:
     worker = _worker([Counting()], Remembering(), Sink())
     worker.run(seconds=0.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from replay import (
 )
 from replay.client import ReplayWriter
 from replay.service import ReplayService
+from replay.snapshot import SnapshotWriter
 from tests.replay.conftest import Make
 from tests.replay.episodes import SCHEMA, assert_windows_are_whole, chunk, episode
 
@@ -230,6 +232,22 @@ def test_a_damaged_part_of_one_shard_leaves_all_shards_untouched(
     with pytest.raises(SnapshotError, match=r"shard-1/observation\.npy is damaged"):
         other.load(tmp_path / "replay")
     assert other.stats() == before
+
+
+def test_shards_that_write_where_nobody_else_sees_it_ask_for_a_shared_folder(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make()
+    staging = SnapshotWriter.adopt
+
+    def not_mounted(writer: SnapshotWriter, name: str) -> None:
+        shutil.rmtree(writer.staging / Path(name).parent)
+        staging(writer, name)
+
+    monkeypatch.setattr(SnapshotWriter, "adopt", not_mounted)
+    with pytest.raises(ReplayError, match="shared folder"):
+        service.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_snapshot_of_another_number_of_shards_names_the_setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from actors.environments.settings import EnvironmentSettings
 from replay.errors import SnapshotError
 from rl_system.algorithm import CoRe, load_policy
 from rl_system.errors import CheckpointError, SettingsError
+from rl_system.evaluator import EvaluationSchedule
 from rl_system.metrics import UNITS
 from tests.rl_system.tiny_run import tiny_config, train_until
 
@@ -155,6 +157,7 @@ def test_a_killed_actor_comes_back_and_nothing_is_stored_twice(algorithm: CoRe) 
     after = train_until(algorithm, lambda m: m["agent_steps"] >= steps)
     (new,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.pid())
     assert new != pid
+    assert after["actor/restarts"] == before["actor/restarts"] + 1
     assert after["replay/repeated_chunks"] == after["replay/gaps"] == 0
 
 
@@ -165,6 +168,32 @@ def test_a_killed_shard_goes_back_to_the_snapshot_and_training_goes_on(
     before = train_until(algorithm, lambda m: m.get("replay/restarts", 0) >= 1)
     after = train_until(algorithm, lambda m: m["updates"] > before["updates"] + 20)
     assert after["replay/agent_steps"] > 0
+
+
+def test_a_hung_evaluation_is_given_up_and_the_next_gets_a_new_evaluator(
+    cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck:
+        def evaluate(self, number: int, episodes: int) -> dict[str, float]:
+            threading.Event().wait(60.0)
+            return {}
+
+    class Prompt:
+        def evaluate(self, number: int, episodes: int) -> dict[str, float]:
+            return {"number": float(number)}
+
+    kinds = iter((Stuck, Prompt))
+
+    def start(*_: object) -> ray.actor.ActorHandle:
+        return ray.remote(next(kinds)).options(num_cpus=0).remote()
+
+    config = tiny_config().evaluation(every_agent_steps=10, timeout_s=0.5)
+    schedule = EvaluationSchedule("none", config.resolved(), 1, start)
+    assert schedule.go_on(10, wait=True) is None
+    assert "evaluation.timeout_s" in caplog.text
+    schedule._settings = tiny_config().evaluation(every_agent_steps=10).resolved()
+    assert schedule.go_on(20, wait=True) == {"number": 1.0}
+    schedule.stop()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from ray import tune
 
 from rl_system.algorithm import CoRe, CoReConfig, required_cpus
@@ -72,6 +73,50 @@ def test_lock_step_with_several_actors_is_refused() -> None:
     )
     with pytest.raises(SettingsError, match=r"actors\.count=1"):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("values", "instead"),
+    [
+        ({"lr": 0.5}, "model_rate"),
+        ({"gamma": 0.5}, r"behavior\(discount"),
+        ({"train_batch_size_per_learner": 8}, "batch_size"),
+        ({"shuffle_batch_per_epoch": True}, "no effect"),
+    ],
+)
+def test_rllibs_training_options_are_refused_and_what_to_use_is_named(
+    values: dict[str, object], instead: str
+) -> None:
+    with pytest.raises(SettingsError, match=instead):
+        CoReConfig().training(**values)
+    if "shuffle_batch_per_epoch" not in values:
+        with pytest.raises(SettingsError, match=instead):
+            CoReConfig().update_from_dict(values)
+
+
+def test_a_gpu_that_is_not_there_is_told_at_once() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SettingsError, match=r"learner\.device=cpu"):
+        CoReConfig().learner(device="cuda").validate()
+
+
+def test_a_number_of_gpus_given_to_rllib_is_kept() -> None:
+    config = tiny_config().learners(num_gpus_per_learner=0.5)
+    config.validate()
+    assert config.num_gpus_per_learner == 0.5
+    copied = CoReConfig().update_from_dict(config.to_dict())
+    copied.validate()
+    assert copied.num_gpus_per_learner == 0.5
+
+
+def test_auto_takes_a_gpu_where_torch_sees_one_before_ray_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = tiny_config().learner(device="auto")
+    config.validate()
+    assert config.num_gpus_per_learner == 1
 
 
 def test_a_dictionary_changes_only_what_it_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -18,9 +19,52 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def _run(rounds: int) -> tuple[list[float], list[float], int, int]:
+def _build() -> CoRe:
     config = tiny_config().settings_update(run={"deterministic": True}).learners(num_learners=0)
-    built: CoRe = config.build_algo()
+    return config.build_algo()
+
+
+def _step_until(algorithm: CoRe, updates: int) -> None:
+    for _ in range(60):
+        if algorithm._tally.updates >= updates:
+            return
+        algorithm.training_step()
+    raise AssertionError(f"{algorithm._tally.updates} updates, not {updates}")
+
+
+@pytest.mark.timeout(300)
+def test_a_saved_run_goes_on_in_a_new_algorithm_and_after_going_back_in_the_same(
+    cluster: None, tmp_path: Path
+) -> None:
+    first = _build()
+    try:
+        _step_until(first, 20)
+        first.save_to_path(tmp_path)
+        saved = first._tally.state_dict()
+    finally:
+        first.stop()
+    second = _build()
+    try:
+        second.restore_from_path(tmp_path)
+        assert second._tally.updates == saved["updates"]
+        stored = second._plane.replay.stats()["agent_steps"]
+        assert stored == saved["agent_steps"]
+        second.training_step()
+        weights = set(second._tally._weights_of.values())
+        assert weights == {saved["updates"]}  # no step was taken with any others
+        _step_until(second, saved["updates"] + 12)
+        second.restore_from_path(tmp_path)
+        assert second._plane.replay.stats()["agent_steps"] == stored
+        second.training_step()
+        assert set(second._tally._weights_of.values()) == {saved["updates"]}
+        _step_until(second, saved["updates"] + 12)
+        assert second._tally.restarts == 0
+    finally:
+        second.stop()
+
+
+def _run(rounds: int) -> tuple[list[float], list[float], int, int]:
+    built = _build()
     losses: list[float] = []
     try:
         for _ in range(rounds):

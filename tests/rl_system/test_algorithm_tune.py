@@ -27,7 +27,6 @@ def config() -> Iterator[CoReConfig]:
     ray.shutdown()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_trial_that_fills_the_cluster_runs_samples_its_search_space_and_saves_replay(
     config: CoReConfig, tmp_path: Path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_system.cli import EXIT_USER_ERROR, build_parser, main
+from rl_system.cli import EXIT_USER_ERROR, build_parser, main, parse_arguments
 
 COMMANDS = ("train", "resume", "eval", "report", "doctor", "envs")
 
@@ -84,6 +84,46 @@ def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) ->
     assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
     assert main(["train", "--settings", "replay"]) == 0
     assert "replay.shards=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train default run.seed=7 learner.count=2 --dry-run",
+        "train default --dry-run run.seed=7 learner.count=2",
+        "train --dry-run default run.seed=7 learner.count=2",
+        "train default run.seed=7 --dry-run learner.count=2",
+        "resume runs/a run.seed=7 learner.count=2 --checkpoint 3",
+        "resume runs/a --checkpoint 3 run.seed=7 learner.count=2",
+    ],
+)
+def test_overrides_may_stand_before_and_behind_options(arguments: str) -> None:
+    options = parse_arguments(arguments.split())
+    assert options.overrides == ["run.seed=7", "learner.count=2"]
+
+
+def test_an_override_behind_an_option_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "default", "--dry-run", "learner.bach_size=3"]) == EXIT_USER_ERROR
+    assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ("train default --dry-run seed=1", "seed=1"),
+        ("resume runs/a --checkpoint 3 --chekpoint", "--chekpoint"),
+        ("eval runs/a --explore run.seed=1", "run.seed=1"),
+    ],
+)
+def test_what_is_no_override_is_refused_behind_options_too(
+    arguments: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments.split())
+    assert ended.value.code == EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert f"not understood: {wrong} " in message
+    assert f"rl-system {arguments.split()[0]} --help" in message
 
 
 def test_envs_lists_names_that_can_be_trained_on(capsys: pytest.CaptureFixture[str]) -> None:

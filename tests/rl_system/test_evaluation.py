@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from rl_system.config import load_settings
+from rl_system.errors import RunError
 from rl_system.evaluation import EvaluationResult, evaluate
 from rl_system.settings import Settings
 
@@ -109,6 +111,47 @@ def test_a_film_stops_after_the_seconds_that_were_asked_for(
     without = replace(settings, evaluation=replace(settings.evaluation, video_seconds=0.0))
     result = evaluate(ConstantPolicy(), without, episodes=1, video_path=tmp_path / "none.gif")
     assert result.video is None
+
+
+class LatePolicy(ConstantPolicy):
+    """Lets a day pass by `clock` in each step, from round `late` of episodes on."""
+
+    def __init__(self, late: int) -> None:
+        super().__init__()
+        self.late = late
+        self.passed_s = 0.0
+        self._real = time.monotonic
+
+    def clock(self) -> float:
+        return self._real() + self.passed_s
+
+    def act(
+        self, observation: np.ndarray, state: np.ndarray, is_first: np.ndarray, explore: bool, /
+    ) -> tuple[np.ndarray, np.ndarray]:
+        action, after = super().act(observation, state, is_first, explore)
+        if len(self.first) > self.late:
+            self.passed_s += 86_400.0
+        return action, after
+
+
+def test_an_evaluation_at_its_deadline_keeps_the_episodes_that_ended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = evaluate(ConstantPolicy(), settings, episodes=5)
+    policy = LatePolicy(late=1)
+    monkeypatch.setattr(time, "monotonic", policy.clock)
+    late = evaluate(policy, settings, episodes=5, timeout_s=3600.0)
+    assert late.returns == whole.returns[:2]
+    assert "Only 2 of 5 episodes ended within 3600 s" in caplog.text
+
+
+def test_an_evaluation_without_an_ended_episode_names_the_setting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = LatePolicy(late=0)
+    monkeypatch.setattr(time, "monotonic", policy.clock)
+    with pytest.raises(RunError, match=r"raise evaluation\.timeout_s"):
+        evaluate(policy, settings, episodes=2, timeout_s=3600.0)
 
 
 def test_a_result_reads_as_a_sentence() -> None:

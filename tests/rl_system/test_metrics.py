@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from replay.schema import step_schema
 from replay.shard import ReplayShard
 from rl_system.metrics import METRICS, STARVED_LINES, STUCK_UPDATES, flat_numbers, table, warnings
@@ -65,6 +67,12 @@ def test_learner_and_actors_that_both_wait_point_at_what_lies_between() -> None:
     assert "both wait" in text
 
 
+def test_a_learner_that_waits_for_the_driver_is_not_told_to_get_more_data() -> None:
+    waits = {"learner__busy_percent": 20.0, "learner__driver_wait_s": 3.0, "learner__wait_s": 0.5}
+    (text,) = warnings(lines(**waits))
+    assert "driver" in text and "actors.count" not in text
+
+
 def test_filling_replay_before_the_first_update_is_not_starving() -> None:
     assert warnings(lines(every=0, learner__busy_percent=0.0)) == []
 
@@ -94,16 +102,53 @@ def test_every_metric_has_a_unit_and_a_meaning_and_a_row_in_the_table() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
+def actor_report(**values: Any) -> dict[str, Any]:
+    return {
+        "actor": 1, "agent_steps": 10, "simulator_steps": 80, "episodes": 1, "error": None,
+        "random_returns": [], "returns": [3.0], "weights_updates": 0, "life": "a",
+        "weights_age": {"agent_steps": 10, "sum": 20.0, "max": 3.0},
+        "wall_s": 1.0, "wait_s": 0.0, "driver_wait_s": 0.0,
+    } | values  # fmt: skip
+
+
+def test_waiting_for_a_slow_driver_is_not_counted_as_work() -> None:
+    tally = Tally()
+    times = {"wall_s": 10.0, "wait_s": 1.0, "driver_wait_s": 7.0}
+    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, **times})
+    tally.add_actor(actor_report(wall_s=4.0, wait_s=0.0, driver_wait_s=3.0))
+    metrics = tally.take_metrics({}, 100)
+    assert metrics["learner/busy_percent"] == pytest.approx(20.0)
+    assert metrics["actor/busy_percent"] == pytest.approx(25.0)
+    assert (metrics["learner/driver_wait_s"], metrics["actor/driver_wait_s"]) == (7.0, 3.0)
+
+
+def test_the_age_of_weights_is_a_mean_over_agent_steps_of_all_actors() -> None:
+    tally = Tally()
+    times = {"wall_s": 1.0, "wait_s": 0.0, "driver_wait_s": 0.0}
+    tally.add_learner({"updates": 50, "published": 40, "metrics": {}, **times})
+    for actor, steps, age in ((1, 10, 4.0), (2, 30, 8.0)):
+        ages = {"agent_steps": steps, "sum": steps * age, "max": age + 1}
+        tally.add_actor(actor_report(actor=actor, weights_updates=45, weights_age=ages))
+    metrics = tally.take_metrics({}, 100)
+    assert metrics["weights/age_updates"] == pytest.approx(7.0)
+    assert metrics["weights/age_updates_max"] == 9.0
+
+
+def test_an_actor_that_comes_back_as_a_new_process_counts_as_a_restart() -> None:
+    tally = Tally()
+    for life in ("a", "a", "b", "b"):
+        tally.add_actor(actor_report(life=life))
+    tally.add_actor(actor_report(actor=2, life="c"))
+    assert tally.restarts == 1
+    tally.add_actor(actor_report(actor=2, life="c", error="Traceback"))
+    assert tally.restarts == 2
+
+
 def test_the_names_that_the_run_counts_are_in_the_dictionary() -> None:
     tally = Tally()
-    tally.add_actor(
-        {
-            "actor": 1, "agent_steps": 10, "simulator_steps": 80, "episodes": 1, "error": None,
-            "random_returns": [], "returns": [3.0], "weights_updates": 0, "weights_ages": [],
-            "wall_s": 1.0, "wait_s": 0.0,
-        }
-    )  # fmt: skip
-    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.2})
+    tally.add_actor(actor_report())
+    times = {"wall_s": 1.0, "wait_s": 0.2, "driver_wait_s": 0.1}
+    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, **times})
     tally.add_evaluation({"return_mean": 1.0, "return_se": 0.1, "episodes": 5, "updates": 5})
     known = {metric.name for metric in METRICS}
     replay = ReplayShard(step_schema((4, 4, 3), 1), capacity=16).stats()

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from rl_system.checkpoints import Checkpoints
-from rl_system.errors import RunError, SettingsError
+from rl_system.errors import RunError, SettingsError, UserError
 from rl_system.interrupt import Interrupt, Stopped
 from rl_system.progress import Limits, Progress
 from rl_system.run import resume, train_until_done
@@ -153,11 +153,72 @@ def test_resume_refuses_what_would_make_it_another_run(settings: Settings) -> No
             resume(directory.path, [entry])
 
 
-def test_resume_at_the_limit_asks_to_raise_it(settings: Settings) -> None:
+def test_resume_of_a_finished_run_at_its_limit_asks_to_raise_it(settings: Settings) -> None:
     directory = RunDirectory.create(settings)
     conduct(directory, settings, CountingTrainer())
+    directory.note(status="finished")
     with pytest.raises(RunError, match=r"run\.max_minutes=60"):
         resume(directory.path)
+
+
+def test_a_run_whose_end_was_interrupted_gets_the_rest_of_it(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First without a policy in the checkpoint, so that the end fails; then measuring nothing."""
+    directory = RunDirectory.create(settings)
+    conduct(directory, settings, CountingTrainer())
+    directory.note(status="interrupted", ended="then")
+    with pytest.raises(UserError):
+        resume(directory.path, ["evaluation.final_episodes=1"])
+    assert directory.facts()["status"] == "trained"
+    assert "Error" in directory.facts()["error"]
+    assert f"rl-system resume {directory.path}" in capsys.readouterr().out
+    with MetricsLog(directory, tensorboard=False) as log:
+        log.append({"updates": 50, "eval/return_mean": 1.0})  # the end came so far
+
+    nothing = ["evaluation.final_episodes=0", "evaluation.trivial_episodes=0"]
+    assert resume(directory.path, nothing)[1] == 0
+    facts = directory.facts()
+    assert facts["status"] == "finished"
+    assert "error" not in facts
+    assert len(facts["resumed"]) == 2
+    assert [line["updates"] for line in directory.metrics()] == [10, 20, 30, 40, 50]
+    assert directory.report.is_file()
+
+
+def test_tensorboard_forgets_what_the_metrics_forget(settings: Settings) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    directory = RunDirectory.create(settings)
+    for levels in ((1.0, 1.0, 1.0, 1.0), (2.0, 2.0)):
+        with MetricsLog(directory) as log:
+            for level in levels:
+                log.append({"agent_steps": 100 * (log.line_count + 1), "level": level})
+        directory.forget_after(2)
+    events = EventAccumulator(str(directory.tensorboard)).Reload().Scalars("level")
+    assert [(event.step, event.value) for event in events] == [
+        (100, 1.0), (200, 1.0), (300, 2.0), (400, 2.0),
+    ]  # fmt: skip
+
+
+def test_only_a_run_that_draws_on_this_machine_needs_graphics_here() -> None:
+    program = """
+from dataclasses import replace
+from actors.environments.backend import GraphicsUnavailable
+from rl_system.run import check_environment
+from rl_system.settings import RunSettings, Settings
+check_environment(replace(Settings(), run=RunSettings(address="10.0.0.1:6379")))
+try:
+    check_environment(Settings())
+except GraphicsUnavailable:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"MUJOCO_GL": "disabled"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["refused"], done.stderr
+    assert "Training on the cluster at 10.0.0.1:6379 can do without" in done.stderr
 
 
 def test_resume_of_something_else_says_what_to_name(tmp_path: Path) -> None:
@@ -228,3 +289,22 @@ def _updates(metrics_file: Path) -> int:
         return 0
     lines = [json.loads(line) for line in metrics_file.read_text().splitlines() if line[-1:] == "}"]
     return int(lines[-1].get("updates", 0)) if lines else 0
+
+
+def test_warnings_reach_the_terminal_and_messages_of_native_libraries_a_file(
+    tmp_path: Path,
+) -> None:
+    program = f"""
+import logging, os, pathlib
+from rl_system.cli import log_to_terminal
+from rl_system.cluster import native_messages_to
+log_to_terminal()
+with native_messages_to(pathlib.Path({str(tmp_path / "native.log")!r})):
+    logging.getLogger("actors").warning("an actor failed")
+    os.write(2, b"libEGL: hint")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == "WARNING actors: an actor failed\n"
+    assert (tmp_path / "native.log").read_text() == "libEGL: hint"

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from rl_system.progress import Limits, Progress
+from rl_system.settings import RunSettings
+
+LINE = {
+    "elapsed_s": 75.0, "updates": 40, "agent_steps": 12_345, "train/return_mean": 91.25,
+    "train/return_se": 2.5, "loss/reward": 0.01234,
+}  # fmt: skip
+
+
+def test_the_panel_shows_the_start_then_the_newest_numbers_and_stays_at_the_end() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=110, height=40, color_system=None)
+    with Progress("run", Limits(RunSettings(max_updates=80)), console) as progress:
+        progress.notice("Starting Ray")
+        started = out.getvalue()
+        progress.show(LINE)
+        progress.notice("Stopping")
+    assert "since the start" in started
+    assert "Starting Ray ..." in started
+    last = out.getvalue().rpartition("╭")[2]
+    for words in ("1:15 of training", "50 %", "91.2 ± 2.5", "12,345", "0.0123"):
+        assert words in last
+    assert "..." not in last
+
+
+def test_without_a_terminal_there_are_plain_lines_and_each_warning_once() -> None:
+    out = io.StringIO()
+    with Progress("run", Limits(RunSettings()), Console(file=out, width=200)) as progress:
+        progress.notice("Starting Ray")
+        for index in range(3):
+            progress.show(LINE | {"loss/actor": float("nan"), "updates": 40 + index})
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "Starting Ray"
+    assert lines[1].startswith("1:15 (left -)  agent_steps 12345  updates 40 ")
+    assert sum(line.startswith("WARNING: loss/actor is not finite") for line in lines) == 1
