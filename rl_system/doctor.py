@@ -27,6 +27,7 @@ PINS = {
 }
 MUJOCO_LEAST, MUJOCO_BELOW = (3, 17), (4,)
 _PROBE_TIMEOUT_S = 60.0
+_LATE = "no answer within"
 _MIB = 2**20
 
 # Runs in a process of its own, since a GL library is chosen once per process and a broken driver
@@ -298,7 +299,9 @@ def _draw(backend: str, device: int | None = None) -> tuple[Check, int]:
         variables["MUJOCO_EGL_DEVICE_ID"] = str(device)
     answer, failure = _probe(_DRAW, backend, variables=variables)
     if answer is None:
-        return Check(topic, "warning", failure, f"{INSTALL_HINTS[backend]}  (as root)"), 0
+        late = failure.startswith(_LATE)
+        hint = "busy machine? try again" if late else f"{INSTALL_HINTS[backend]}  (as root)"
+        return Check(topic, "warning", failure, hint), 0
     if not answer["drawn"]:
         return Check(topic, "warning", f"{answer['renderer']} draws nothing", "use another"), 0
     return Check(topic, "ok", f"draws with {answer['renderer']}"), int(answer["devices"])
@@ -319,7 +322,7 @@ def _probe(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f"no answer within {_PROBE_TIMEOUT_S:.0f} s"
+        return None, f"{_LATE} {_PROBE_TIMEOUT_S:.0f} s"
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         try:

@@ -80,7 +80,8 @@ def train(settings: Settings, command: Sequence[str] = ()) -> tuple[RunDirectory
         versions=versions(),
         status="running",
     )
-    return directory, _conduct(directory, settings, None)
+    with directory.held():
+        return directory, _conduct(directory, settings, None)
 
 
 def resume(
@@ -106,6 +107,16 @@ def resume(
             nothing is left to do.
     """
     directory = RunDirectory.open(path)
+    with directory.held():
+        return directory, _go_on(directory, overrides, checkpoint, command)
+
+
+def _go_on(
+    directory: RunDirectory,
+    overrides: Sequence[str],
+    checkpoint: str | None,
+    command: Sequence[str],
+) -> int:
     settings = directory.settings()
     for entry in overrides:
         if not entry.startswith(RESUMABLE) or entry.startswith(("run.seed", "run.deterministic")):
@@ -138,12 +149,12 @@ def resume(
         ended=None,
     )
     if not trained:
-        return directory, _conduct(directory, settings, found)
+        return _conduct(directory, settings, found)
     directory.forget_after(int(found.content["metrics_lines"]))
     console = Console()
     with Interrupt():
         _finish(directory, settings, found.path, console)
-    return directory, 0
+    return 0
 
 
 def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | None) -> int:
@@ -154,6 +165,12 @@ def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | No
             checkpoint = _train(directory, settings, from_, interrupt, console)
         except BaseException as error:
             _note_failure(directory, "failed", error, console)
+            if _is_death(error):
+                raise RunError(
+                    "A process of the run died and cannot be replaced while it goes on (killed, or "
+                    "out of memory?): the learner, a replay shard for good, or the weight hub. "
+                    f"{_first_line(error)} Ray's logs and {directory.native_log} may say more."
+                ) from error
             raise
         if interrupt.number is not None:
             directory.note(status="interrupted", ended=_now())
@@ -178,6 +195,16 @@ def _finish(
         _note_failure(directory, "trained", error, console)
         raise
     directory.note(status="finished", ended=_now())
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether an error says that a Ray process died; Ray may not be imported yet."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.RayActorError)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _note_failure(

@@ -14,9 +14,11 @@ RUN_DIR/report.html
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +88,23 @@ class RunDirectory:
                 "Name the directory that `rl-system train` printed, such as runs/NAME."
             )
         return directory
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the directory for this process; the hold ends with the process at the latest.
+
+        Raises:
+            RunError: Another process of this machine holds it: the run goes on there.
+        """
+        with open(self.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path} is in use: the run is still going on in another process. Wait "
+                    "for its end, or stop it with Ctrl-C there (it saves first)."
+                ) from None
+            yield
 
     def settings(self) -> Settings:
         """Return the settings of the run; raises `SettingsError` if the file was damaged."""

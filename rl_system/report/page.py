@@ -81,6 +81,8 @@ def _head(groups: Sequence[Group]) -> str:
         described.append(f"seed {first.facts['seed']}")
     if first.facts.get("started"):
         described.append(str(first.facts["started"])[:10])
+    if count == 1 and first.facts.get("status") in ("failed", "interrupted"):
+        described.append(f"{first.facts['status']}: not at its end")
     lead = html.escape(" · ".join(described))
     return f'<h1>{html.escape(_task(first))}</h1><p class="lead">{lead}</p>'
 

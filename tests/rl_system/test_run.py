@@ -153,6 +153,14 @@ def test_resume_refuses_what_would_make_it_another_run(settings: Settings) -> No
             resume(directory.path, [entry])
 
 
+def test_a_run_that_still_goes_on_is_not_resumed_beside_it(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    with directory.held(), pytest.raises(RunError, match="still going on"):
+        resume(directory.path)
+    with pytest.raises(UserError, match="checkpoint"):  # free again: only the checkpoint lacks
+        resume(directory.path)
+
+
 def test_resume_of_a_finished_run_at_its_limit_asks_to_raise_it(settings: Settings) -> None:
     directory = RunDirectory.create(settings)
     conduct(directory, settings, CountingTrainer())
