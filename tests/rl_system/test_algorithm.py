@@ -99,7 +99,6 @@ def test_evaluation_uses_published_weights_and_leaves_replay_alone(algorithm: Co
     assert result["updates"] > 0
 
 
-@pytest.mark.slow
 def test_a_restored_run_continues_with_the_same_counters_weights_and_replay(
     algorithm: CoRe, checkpoint: Path
 ) -> None:
@@ -148,11 +147,15 @@ def test_the_policy_of_a_checkpoint_acts_without_ray(algorithm: CoRe, checkpoint
         load_policy(checkpoint / "nothing", settings)
 
 
-@pytest.mark.slow
-def test_a_killed_actor_comes_back_and_nothing_is_stored_twice(algorithm: CoRe) -> None:
+def test_a_killed_actor_comes_back_nothing_is_stored_twice_and_nobody_waits_for_it(
+    algorithm: CoRe,
+) -> None:
     before = train_until(algorithm, lambda m: m["updates"] > 0)
     (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.pid())
     os.kill(pid, signal.SIGKILL)
+    # RLlib's own probe would hold the driver, and with it all others, until the actor is back.
+    during = algorithm.train()["metrics"]
+    assert during["actor/restarts"] == before["actor/restarts"]
     steps = before["agent_steps"] + 300
     after = train_until(algorithm, lambda m: m["agent_steps"] >= steps)
     (new,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.pid())
@@ -196,7 +199,6 @@ def test_a_hung_evaluation_is_given_up_and_the_next_gets_a_new_evaluator(
     schedule.stop()
 
 
-@pytest.mark.slow
 def test_published_weights_survive_the_death_of_the_learner(cluster: None) -> None:
     built = tiny_config().build_algo()
     try:
