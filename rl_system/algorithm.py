@@ -13,6 +13,7 @@ weights to the hub.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,7 @@ from learners.learner import CoReLearner
 from learners.module import CoReModule
 from rl_system.builder import INSTEAD, SettingsBuilder, split_values
 from rl_system.checkpointed import Checkpointed, answers
+from rl_system.cluster import start_ray
 from rl_system.evaluator import EvaluationSchedule
 from rl_system.plane import (
     DRIVER_CPUS,
@@ -175,6 +177,17 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
             self.seed = settings.run.seed % 2**31  # RLlib seeds NumPy's old generator with it
             self.min_time_s_per_iteration = settings.run.iteration_s
         super().validate()
+
+    def build_algo(self, *arguments: Any, **values: Any) -> Algorithm:
+        """Builds the algorithm; starts Ray on this machine first if none runs or is named.
+
+        Ray's own start would offer one CPU a core, on a small machine fewer than the processes of
+        a run reserve, and the build would wait for the rest.
+        """
+        if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+            settings = self.resolved()
+            start_ray(settings, required_cpus(settings))
+        return super().build_algo(*arguments, **values)
 
     def get_default_learner_class(self) -> type:
         """Returns the learner of CoRe."""

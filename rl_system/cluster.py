@@ -90,14 +90,19 @@ def ray_cluster(settings: Settings, needed_cpus: float) -> Iterator[None]:
     if settings.run.address is not None:
         _join(settings.run.address, needed_cpus)
     else:
-        _start(settings, needed_cpus)
+        start_ray(settings, needed_cpus)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start(settings: Settings, needed_cpus: float) -> None:
+def start_ray(settings: Settings, needed_cpus: float) -> None:
+    """Start a Ray of this process's own that fits the run; it ends with `ray.shutdown`.
+
+    Raises:
+        SettingsError, RunError: It cannot stand here; the message says what to do.
+    """
     import ray
 
     run = settings.run

@@ -5,6 +5,7 @@ Everything here is plain Ray. RLlib's processes find shards and hub by the run's
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -31,7 +32,10 @@ from rl_system.errors import SettingsError
 from rl_system.hub import start_hub
 from rl_system.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 DRIVER_CPUS = 0.01  # not 0: Tune would drop the driver's bundle and shift everybody else's
+_QUIET_S = 10.0  # a longer wait for resources is told
 
 
 @dataclass
@@ -165,7 +169,11 @@ def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> Non
         return
     trial = placement_group([bundle for bundle in bundles if any(bundle.values())])
     try:
-        ready, _ = ray.wait([trial.ready()], timeout=timeout_s)
+        granted = trial.ready()
+        ready, _ = ray.wait([granted], timeout=min(_QUIET_S, timeout_s))
+        if not ready:
+            logger.warning("Waiting up to %g s for CPUs and GPUs of Ray.", timeout_s)
+            ready, _ = ray.wait([granted], timeout=timeout_s)
     finally:
         remove_placement_group(trial)
     if ready:
