@@ -98,6 +98,12 @@ class Checkpointed:
             return
         require_replay(Path(path))
         self._come_to_rest()
+        # The learner draws ahead even at rest; a batch drawn after the load would count as sampled.
+        answers(
+            self.learner_group.foreach_learner(
+                lambda learner: learner.shutdown(), timeout_seconds=self._watch.patience_s
+            )
+        )
         self._plane.replay.load(Path(path) / REPLAY)
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
         self._generation += 1
