@@ -192,11 +192,8 @@ def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> Non
 
 
 def action_dims(environment: EnvironmentSettings) -> int:
-    """Returns the number of action dimensions of a task, without drawing anything."""
-    from dm_control import suite
-
-    entry = find(environment.name)
-    return int(suite.load(entry.domain, entry.task).action_spec().shape[0])
+    """Returns the number of action dimensions of a task."""
+    return find(environment.name).action_dims
 
 
 def explain_actors(settings: Settings, error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.environments.catalog import UnknownEnvironment, find
+from actors.environments.catalog import Entry, UnknownEnvironment, find
 from actors.environments.settings import DIFFICULTIES, EnvironmentSettings
 from actors.settings import ActorSettings
 from learners.settings import (
@@ -23,7 +23,6 @@ from learners.settings import (
 from replay.settings import ReplaySettings
 from rl_system.errors import SettingsError
 
-EPISODE_SIMULATOR_STEPS = 1000  # every task of the DeepMind Control Suite
 
 # Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -105,7 +104,7 @@ class Settings:
         Raises:
             SettingsError: the task is unknown.
         """
-        return self.environment.action_repeat or self._entry_action_repeat()
+        return self._entry().repeat(self.environment)
 
     @property
     def episode_agent_steps(self) -> int:
@@ -114,7 +113,7 @@ class Settings:
         Raises:
             SettingsError: the task is unknown.
         """
-        return -(-EPISODE_SIMULATOR_STEPS // self.action_repeat)
+        return -(-self._entry().episode_simulator_steps // self.action_repeat)
 
     @property
     def samples_per_insert(self) -> float:
@@ -134,9 +133,9 @@ class Settings:
             raise SettingsError("\n".join(problems))
         return self
 
-    def _entry_action_repeat(self) -> int:
+    def _entry(self) -> Entry:
         try:
-            return find(self.environment.name).action_repeat
+            return find(self.environment.name)
         except UnknownEnvironment as error:
             raise SettingsError(f"environment.name: {error}") from error
 
@@ -180,7 +179,7 @@ class Settings:
         if length > episode:
             problems.append(
                 f"learner.sequence_length ({length}) is longer than an episode ({episode} agent "
-                f"steps: {EPISODE_SIMULATOR_STEPS} simulator steps at action repeat "
+                f"steps: {self._entry().episode_simulator_steps} simulator steps at action repeat "
                 f"{self.action_repeat}): no window fits. Lower it or environment.action_repeat."
             )
         if length < 2:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DIFFICULTIES = ("none", "easy", "medium", "hard")
+# none; the three levels of the Distracting Control Suite; background videos alone (2 or all 60 to
+# train on: "pse" and "hard_bg" of CoRe's code); CVRL's Natural MuJoCo; and robosuite's
+# randomisation of every episode's colours, lights and cameras.
+DIFFICULTIES = (
+    "none",
+    "easy",
+    "medium",
+    "hard",
+    "background2",
+    "background60",
+    "natural",
+    "randomized",
+)
+NATURAL_MASKS = ("threshold", "segmentation", "sky")
 DISTRACTIONS = ("background", "camera", "color")
 QUALITIES = ("exact", "paper", "fast")
 
@@ -21,32 +34,43 @@ class EnvironmentSettings:
         ValueError: a value is outside its range; the message names the field and what it may be.
     """
 
-    # what to train on, dcs/<domain>-<task>; `rl-system envs` lists them
+    # what to train on, dcs/<domain>-<task> or robosuite/door-<robot>; `rl-system envs` lists them
     name: str = "dcs/cheetah-run"
-    # simulator steps per agent step; null: the task's value in the paper
+    # simulator steps per agent step; null: the task's value in the paper (natural: 2)
     action_repeat: int | None = None
     # height and width of an observation in pixels (before the learner's crop)
     image_size: int = 100
-    # none, easy, medium or hard: range of the distractions and number of videos
+    # none, easy, medium, hard, background2, background60, natural; robosuite: none, randomized
     difficulty: str = "none"
+    # range of camera and colours in place of the level's (easy 0.1, medium 0.2, hard 0.3), 0 to 1
+    intensity: float | None = None
     # distractions move during an episode; false: they only change between episodes
     dynamic: bool = True
     distractions: tuple[str, ...] = DISTRACTIONS  # which of background, camera and color are on
-    # background videos: "procedural", or a folder (DAVIS root, or one of videos)
+    # background videos: "procedural", a folder (DAVIS, ILSVRC-VID, Kinetics, any), or built frames
     videos: str = "procedural"
-    num_videos: int | None = None  # use the first n videos; null: 4 easy, 8 medium, all hard
+    # text file that says which videos are to train on and which held out; null: by the layout
+    videos_split: str | None = None
+    num_videos: int | None = None  # use the first n videos; null: 4 easy, 8 medium, else all
     background_blend: float = 1.0  # weight of the video over the original sky, 0 to 1 (paper: 1)
+    # what the video of "natural" replaces: threshold (red <= 100, as CVRL's code), segmentation
+    # (all but the robot and its objects) or sky (only the sky, in the scene)
+    natural_mask: str = "threshold"
     # opacity of the floor; null: reacher 0, walker/cheetah 1, others 0.3
     ground_alpha: float | None = None
+    proprioception: bool = False  # joints and gripper beside the picture (robosuite only)
     # exact: as published; paper: under 1 grey level off and faster; fast: no shadows
     quality: str = "paper"
     gl: str = "auto"  # OpenGL library: auto, egl or osmesa
     # index of the EGL device that draws; null: the first that works
     render_device: int | None = None
+    # Python that has robosuite; null: RL_SYSTEM_ROBOSUITE_PYTHON, else what `make robosuite` built
+    robosuite_python: str | None = None
 
     def __post_init__(self) -> None:
         _choose("difficulty", self.difficulty, DIFFICULTIES)
         _choose("quality", self.quality, QUALITIES)
+        _choose("natural_mask", self.natural_mask, NATURAL_MASKS)
         for distraction in self.distractions:
             _choose("distractions", distraction, DISTRACTIONS)
         if self.action_repeat is not None and self.action_repeat < 1:
@@ -63,6 +87,15 @@ class EnvironmentSettings:
             )
         if self.ground_alpha is not None and not 0.0 <= self.ground_alpha <= 1.0:
             raise ValueError(f"environment.ground_alpha is {self.ground_alpha}; it must be 0 to 1.")
+        if self.intensity is not None:
+            if not 0.0 <= self.intensity <= 1.0:
+                raise ValueError(f"environment.intensity is {self.intensity}; it must be 0 to 1.")
+            if self.difficulty not in ("easy", "medium", "hard"):
+                raise ValueError(
+                    f"environment.intensity is {self.intensity}, which replaces the range of easy, "
+                    f"medium or hard, and environment.difficulty is {self.difficulty}: choose one "
+                    "of those."
+                )
         if self.num_videos is not None and self.num_videos < 0:
             raise ValueError(f"environment.num_videos is {self.num_videos}; it must be 0 or more.")
 

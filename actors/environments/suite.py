@@ -41,7 +41,7 @@ class SuiteEnvironment(dm_env.Environment):
         seeds = distractions.stream_seeds(seed)
         self.name = entry.name
         self.settings = settings
-        self.action_repeat = settings.action_repeat or entry.action_repeat
+        self.action_repeat = entry.repeat(settings)
         self.simulator_steps = 0
         self._control = load_task(entry, seeds["task"])
         limit = self._control._step_limit

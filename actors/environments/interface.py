@@ -1,0 +1,71 @@
+"""What every environment of this package is: a `dm_env` environment with a little more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dm_env
+import numpy as np
+from dm_env import specs
+
+Observation = np.ndarray | dict[str, np.ndarray]
+
+
+class PixelEnvironment(dm_env.Environment):
+    """Pixels in, actions out; `catalog.make_environment` makes one.
+
+    Observations are uint8 (image_size, image_size, 3) RGB, a new array each time; with
+    `environment.proprioception` they are `{"observation": that, "proprioception": float32 (P,)}`.
+    Actions are float32 in [-1, 1]. Rewards are sums over the action repeat, discounts are 1.0
+    unless the task truly ended (time limits leave it at 1.0). An environment stays on the thread
+    that first resets it.
+
+    Attributes:
+        name: its name in the catalogue.
+        action_repeat: simulator steps per agent step; an episode's last agent step may have fewer.
+        episode_agent_steps: agent steps of a full episode, 0 if the task has no time limit.
+        simulator_steps: simulator steps of the last agent step (0 after a reset).
+        time_s: simulated seconds since the episode began.
+    """
+
+    name: str
+    action_repeat: int
+    episode_agent_steps: int
+    simulator_steps: int
+    time_s: float
+
+    def observation(self) -> Observation:
+        """Draws the current state: what the last time step observed, once more."""
+        raise NotImplementedError
+
+    def clean_observation(self) -> Observation:
+        """Draws the current state as if nothing were distracted: the twin of `observation`.
+
+        Raises:
+            NotImplementedError: this environment cannot.
+        """
+        raise NotImplementedError(f"{self.name} has no clean twin.")
+
+    def render_frame(self, size: int = 240) -> np.ndarray:
+        """Draws the current state, distractions included, for people: uint8 (size, 4/3 size, 3)."""
+        raise NotImplementedError
+
+    def action_spec(self) -> specs.BoundedArray:
+        """Returns the actions: float32 in [-1, 1]."""
+        raise NotImplementedError
+
+    def observation_spec(self) -> specs.BoundedArray | dict[str, specs.Array]:
+        """Returns shape and dtype of `observation`, by name if there are several."""
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns all that the rest of the run depends on: plain, picklable, a few kilobytes."""
+        raise NotImplementedError
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` was called; `observation` then gives that moment's picture.
+
+        Raises:
+            ValueError: the state is of another environment, or of another version of its class.
+        """
+        raise NotImplementedError
