@@ -1,26 +1,37 @@
-"""Camera, colour and background distractions around one task, ticking once per simulator step.
+"""Everything that disturbs the picture of one environment: background, camera and colours.
 
-Ranges, random walks and the order of random draws are those of the published package: its camera
-and colour wrappers run as they are, the background clock here draws as its background wrapper does.
-Where that package leaves its generators unseeded or gives all three the same seed, here one seed
-gives each its own.
+One seed gives every random stream its own (the published package leaves generators unseeded, or
+gives all three wrappers the same seed). All of it can be saved, restored, and taken away for a
+moment.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import dm_env
 import numpy as np
 from dm_control.rl import control
 
-from actors.environments import published
+from actors.environments import background, published
+from actors.environments.camera import CameraWalk
 from actors.environments.catalog import Entry
+from actors.environments.color import ColorWalk
+from actors.environments.rendering import Renderer
 from actors.environments.settings import EnvironmentSettings
-from actors.environments.videos import VideoSource, open_videos
+from actors.environments.sky import SkyMissing
+from actors.environments.videos import open_videos
 
 STREAMS = ("task", "background", "camera", "color")
+
+# Tasks with a sky that a wall, a floor of heights or a plane of their own hides from the camera.
+HIDDEN_SKIES = ("dcs/quadruped-escape",)
+HIDDEN_SKY_DOMAINS = ("manipulator", "stacker")
+
+# Levels without camera and colours, and how many videos they show in training (None: all). The
+# package's wrappers, run with ranges of zero there by CoRe's code, leave every picture as it is.
+_BACKGROUND_LEVELS: dict[str, int | None] = {"background2": 2, "background60": None}
 
 
 def stream_seeds(seed: int) -> dict[str, int]:
@@ -47,99 +58,32 @@ def ground_alpha(domain: str) -> float:
     )
 
 
-class Background:
-    """Which frame of which video is behind the task.
+def num_videos(settings: EnvironmentSettings, split: str) -> int | None:
+    """Returns how many videos the level shows: the first so many of the split, None for all.
 
-    A reset draws a video, then (static only) one of its frames, then a start and a direction, all
-    uniformly. A tick moves one frame on; the video runs back at either end, its last frame then
-    shows twice. With a blend below 1, every episode is mixed with the task's own sky (the published
-    wrapper mixes later episodes with the last picture of the episode before).
+    With two videos to train on, all are held out, as in CoRe's code.
     """
-
-    def __init__(
-        self, videos: VideoSource, dynamic: bool, blend: float, sky: np.ndarray, seed: int
-    ) -> None:
-        self._videos = videos
-        self._dynamic = dynamic
-        self._blend = np.float32(blend)
-        self._under = sky.astype(np.float32) * np.float32(1.0 - blend)
-        self._mixed = np.empty_like(self._under)
-        self._texture = np.ascontiguousarray(sky)
-        self._random = np.random.RandomState(seed)
-        self._frames = sky[None]  # of the current video
-        self.video = 0  # index into the videos' names
-        self.frame = 0  # index of the frame that is shown
-        self.direction = 1  # +1 forward, -1 backward
-
-    def reset(self) -> None:
-        """Draws the background of a new episode."""
-        if not self._videos.names:
-            return
-        self.video = int(self._random.choice(len(self._videos.names)))
-        self._frames = self._videos.frames(self.video)
-        count = len(self._frames)
-        still = None if self._dynamic else int(self._random.choice(count))
-        start = int(self._random.choice(count if still is None else 1))
-        self.frame = start if still is None else still
-        self.direction = int(self._random.choice([-1, 1]))
-
-    def tick(self) -> None:
-        """Moves on by one simulator step."""
-        if not self._dynamic or not self._videos.names:
-            return
-        last = len(self._frames) - 1
-        self.frame += self.direction
-        if self.frame <= 0:
-            self.frame, self.direction = 0, 1
-        if self.frame > last:
-            self.frame, self.direction = last, -1
-
-    def texture(self) -> np.ndarray:
-        """Returns the sky to show, uint8 (size, size, 3), valid until the next call."""
-        if not self._videos.names:
-            return self._texture
-        frame = self._frames[self.frame]
-        if self._blend == 1.0:
-            return frame
-        np.multiply(frame, self._blend, out=self._mixed)
-        self._mixed += self._under
-        np.copyto(
-            self._texture, self._mixed, casting="unsafe"
-        )  # cut to whole grey levels, as published
-        return self._texture
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns a plain, picklable copy of the clock."""
-        return {
-            "video": self._videos.names[self.video] if self._videos.names else None,
-            "frame": self.frame,
-            "direction": self.direction,
-            "random": self._random.get_state(legacy=False),
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from `get_state` of a background with the same videos.
-
-        Raises:
-            ValueError: the video of the state is not among this environment's videos.
-        """
-        if self._videos.names:
-            if state["video"] not in self._videos.names:
-                raise ValueError(
-                    f"The saved video {state['video']!r} is not among this environment's: "
-                    "restore it with the same environment.videos, num_videos, difficulty and split."
-                )
-            self.video = self._videos.names.index(state["video"])
-            self._frames = self._videos.frames(self.video)
-        self.frame, self.direction = state["frame"], state["direction"]
-        self._random.set_state(state["random"])
+    if settings.num_videos is not None:
+        return settings.num_videos
+    if settings.difficulty in published.NUM_VIDEOS:
+        return published.NUM_VIDEOS[settings.difficulty]
+    return _BACKGROUND_LEVELS.get(settings.difficulty) if split == "train" else None
 
 
-class DistractedTask:
-    """A dm_control task whose camera, colours and background are disturbed.
+class Distractions:
+    """The distractions of one environment, ticking with it.
+
+    `reset`, then for every agent step one `tick` per simulator step and one `settle`; a picture is
+    drawn after `place`. Parts that the settings leave out are None.
 
     Attributes:
-        background: the background's clock, None when that distraction is off.
+        clock: which background frame is shown.
+        camera: the walk of the camera.
+        color: the walk of the colours.
+
+    Raises:
+        ValueError: the task cannot be disturbed so; the message says what to leave out.
+        VideoFolderError: the videos are missing or too few.
     """
 
     def __init__(
@@ -147,60 +91,102 @@ class DistractedTask:
         task: control.Environment,
         entry: Entry,
         settings: EnvironmentSettings,
+        split: str,
+        renderer: Renderer,
         seeds: dict[str, int],
-        background: Background | None,
     ) -> None:
-        self._physics = task.physics
-        self.background = background
-        self._camera: Any = None
-        self._color: Any = None
-        self._task: Any = task
-        active = () if settings.difficulty == "none" else settings.distractions
-        if background is not None:
-            alpha = (
-                ground_alpha(entry.domain)
-                if settings.ground_alpha is None
-                else settings.ground_alpha
-            )
-            _set_ground_alpha(self._physics, alpha)
-        if "camera" in active:
-            _check_camera(self._physics, entry.name)
-            ranges = published.suite_utils.get_camera_kwargs(
-                entry.domain, published.SCALES[settings.difficulty], settings.dynamic
-            )
-            self._camera = published.camera.DistractingCameraEnv(
-                self._task, camera_id=camera_id(entry.domain), seed=seeds["camera"], **ranges
-            )
-            self._task = self._camera
-        if "color" in active:
-            ranges = published.suite_utils.get_color_kwargs(
-                published.SCALES[settings.difficulty], settings.dynamic
-            )
-            self._color = published.color.DistractingColorEnv(
-                self._task, seed=seeds["color"], **ranges
-            )
-            self._task = self._color
+        self.clock: background.SwingingClock | None = None
+        self.camera: CameraWalk | None = None
+        self.color: ColorWalk | None = None
+        self._renderer = renderer
+        self._sky: background.SkyVideo | None = None
+        self._mask = ""  # how the foreground of a pasted video is found
+        self._floor: _Floor | None = None
+        level = settings.difficulty
+        if level == "none":
+            return
+        if "background" in settings.distractions:
+            self._add_background(task.physics, entry, settings, split, seeds["background"])
+        if level in published.SCALES:
+            scale = published.SCALES[level] if settings.intensity is None else settings.intensity
+            if "camera" in settings.distractions:
+                self.camera = CameraWalk(
+                    task, camera_id(entry.domain), scale, settings.dynamic, entry.domain,
+                    seeds["camera"],
+                )  # fmt: skip
+            if "color" in settings.distractions:
+                self.color = ColorWalk(task.physics, scale, settings.dynamic, seeds["color"])
 
-    def reset(self) -> dm_env.TimeStep:
-        """Starts an episode and draws its distractions."""
-        time_step = self._task.reset()
-        if self.background is not None:
-            self.background.reset()
-        return time_step
+    def reset(self) -> None:
+        """Draws the distractions of an episode that has just begun."""
+        for part in (self.clock, self.camera, self.color):
+            if part is not None:
+                part.reset()
+        self.place()
 
-    def step(self, action: np.ndarray) -> dm_env.TimeStep:
-        """Advances task and distractions by one simulator step."""
-        time_step = self._task.step(action)
-        if self.background is not None:
-            self.background.tick()
-        return time_step
+    def tick(self) -> None:
+        """Moves on by one simulator step."""
+        if self.clock is not None and self.clock.ticks_per_simulator_step:
+            self.clock.tick()
+        if self.camera is not None:
+            self.camera.tick()
+        if self.color is not None:
+            self.color.tick()
+
+    def settle(self) -> None:
+        """Ends an agent step: pictures show where the distractions are from now on."""
+        if self.clock is not None and not self.clock.ticks_per_simulator_step:
+            self.clock.tick()
+        self.place()
+
+    def place(self) -> None:
+        """Moves camera and colours to where their walks are, once after each simulator step."""
+        if self.camera is not None:
+            self.camera.place()
+        if self.color is not None:
+            self.color.place()
+
+    def observe(self) -> np.ndarray:
+        """Draws the disturbed picture: a new uint8 array (image_size, image_size, 3)."""
+        if self._sky is not None:
+            self._renderer.send_sky(self._sky.texture(), self._sky.token)
+        picture = self._renderer.observe()
+        video = None if self.clock is None else self.clock.picture()
+        if self._mask == "" or video is None:
+            return picture
+        bright = self._mask == "threshold"
+        foreground = background.is_bright(picture) if bright else self._renderer.foreground()
+        return background.paste(picture, video, foreground)
+
+    def film(self, size: int) -> np.ndarray:
+        """Draws the disturbed scene: uint8 (size, 4/3 size, 3), without pasted videos."""
+        if self._sky is not None:
+            self._renderer.send_sky(self._sky.texture(), self._sky.token)
+        return self._renderer.film(size)
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """Takes camera, colours and floor back to the task's own while the context is open."""
+        if self.camera is not None:
+            self.camera.swap()
+        if self.color is not None:
+            self.color.put_back()
+        if self._floor is not None:
+            self._floor.put_back()
+        try:
+            yield
+        finally:
+            if self.camera is not None:
+                self.camera.swap()
+            if self.color is not None:
+                self.color.place()
+            if self._floor is not None:
+                self._floor.place()
 
     def get_state(self) -> dict[str, Any]:
         """Returns a plain, picklable copy of the distractions (not of the task)."""
         return {
-            "background": None if self.background is None else self.background.get_state(),
-            "camera": None if self._camera is None else _get_wrapper(self._camera),
-            "color": None if self._color is None else _get_wrapper(self._color),
+            name: None if part is None else part.get_state() for name, part in self._parts().items()
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -209,61 +195,75 @@ class DistractedTask:
         Raises:
             ValueError: the state has other distractions than this task.
         """
-        parts = {"background": self.background, "camera": self._camera, "color": self._color}
+        parts = self._parts()
         saved = sorted(name for name, part in state.items() if part is not None)
         here = sorted(name for name, part in parts.items() if part is not None)
         if saved != here:
             raise ValueError(
                 f"The saved environment has the distractions {saved or 'none'}, this one "
-                f"{here or 'none'}: "
-                "restore it with the same environment settings."
+                f"{here or 'none'}: restore it with the same environment settings."
             )
-        if self.background is not None:
-            self.background.set_state(state["background"])
-        if self._camera is not None:
-            _set_wrapper(self._camera, state["camera"])
-        if self._color is not None:
-            _set_wrapper(self._color, state["color"])
+        for name in here:
+            parts[name].set_state(state[name])
+
+    def reseed(self, seeds: dict[str, int]) -> None:
+        """Draws from generators of these seeds from now on (see `stream_seeds`)."""
+        for name, part in self._parts().items():
+            if part is not None:
+                part.reseed(seeds[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"background": self.clock, "camera": self.camera, "color": self.color}
+
+    def _add_background(
+        self, physics: Any, entry: Entry, settings: EnvironmentSettings, split: str, seed: int
+    ) -> None:
+        natural = settings.difficulty == "natural"
+        in_sky = not natural or settings.natural_mask == "sky"
+        size, sky = settings.image_size, None
+        if in_sky:
+            sky = self._open_sky(entry, natural)
+            size = sky.shape[0]
+        videos = open_videos(
+            settings.videos, split, num_videos(settings, split), size,
+            split_file=settings.videos_split,
+        )  # fmt: skip
+        clock = background.LoopingClock if natural else background.SwingingClock
+        self.clock = clock(videos, settings.dynamic, seed)
+        if sky is None:
+            self._mask = settings.natural_mask
+            return
+        self._sky = background.SkyVideo(self.clock, settings.background_blend, sky)
+        alpha = settings.ground_alpha
+        self._floor = _Floor(physics, ground_alpha(entry.domain) if alpha is None else alpha)
+
+    def _open_sky(self, entry: Entry, natural: bool) -> np.ndarray:
+        advice = "leave background out of environment.distractions"
+        if natural:
+            advice = "set environment.natural_mask=threshold or segmentation"
+        if entry.name in HIDDEN_SKIES or entry.domain in HIDDEN_SKY_DOMAINS:
+            raise ValueError(f"The sky of {entry.name} is hidden from its camera: {advice}.")
+        try:
+            return self._renderer.replace_sky()
+        except SkyMissing as error:
+            raise ValueError(f"{entry.name}: {error}; {advice}.") from error
 
 
-def make_background(
-    settings: EnvironmentSettings, split: str, sky: np.ndarray, seed: int
-) -> Background:
-    """Returns the background of these settings over the task's `sky`, uint8 (size, size, 3)."""
-    count = settings.num_videos
-    if count is None:
-        count = published.NUM_VIDEOS[settings.difficulty]
-    videos = open_videos(settings.videos, split, count, sky.shape[0])
-    return Background(videos, settings.dynamic, settings.background_blend, sky, seed)
+class _Floor:
+    """The opacity of the floor, where the model has one."""
 
+    def __init__(self, physics: Any, alpha: float) -> None:
+        names = physics.named.model.mat_rgba.axes.row.names
+        self._material = list(names).index("grid") if "grid" in names else None
+        self._materials = physics.model.mat_rgba
+        self._alpha = alpha
+        self._own = 1.0 if self._material is None else float(self._materials[self._material, 3])
+        self.place()
 
-def _set_ground_alpha(physics: Any, alpha: float) -> None:
-    names = physics.named.model.mat_rgba.axes.row.names
-    if "grid" in names:
-        physics.named.model.mat_rgba["grid", "a"] = alpha
+    def place(self) -> None:
+        if self._material is not None:
+            self._materials[self._material, 3] = self._alpha
 
-
-def _check_camera(physics: Any, name: str) -> None:
-    modes = published.camera.CAMERA_MODES
-    mode = modes[physics.model.cam_mode[0]] if physics.model.ncam else "free"
-    if mode not in ("fixed", "trackcom"):
-        raise ValueError(
-            f"The camera of {name} is {mode!r}, and the camera distraction moves fixed and "
-            "trackcom ones: "
-            "leave camera out of environment.distractions."
-        )
-
-
-def _get_wrapper(wrapper: Any) -> dict[str, Any]:
-    state = {
-        name: value
-        for name, value in vars(wrapper).items()
-        if name not in ("_env", "_random_state")
-    }
-    return {"fields": copy.deepcopy(state), "random": wrapper._random_state.get_state(legacy=False)}
-
-
-def _set_wrapper(wrapper: Any, state: dict[str, Any]) -> None:
-    for name, value in copy.deepcopy(state["fields"]).items():
-        setattr(wrapper, name, value)
-    wrapper._random_state.set_state(state["random"])
+    def put_back(self) -> None:
+        if self._material is not None:
+            self._materials[self._material, 3] = self._own

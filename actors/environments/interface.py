@@ -25,14 +25,17 @@ class PixelEnvironment(dm_env.Environment):
         action_repeat: simulator steps per agent step; an episode's last agent step may have fewer.
         episode_agent_steps: agent steps of a full episode, 0 if the task has no time limit.
         simulator_steps: simulator steps of the last agent step (0 after a reset).
-        time_s: simulated seconds since the episode began.
     """
 
     name: str
     action_repeat: int
     episode_agent_steps: int
     simulator_steps: int
-    time_s: float
+
+    @property
+    def time_s(self) -> float:
+        """Simulated seconds since the episode began."""
+        raise NotImplementedError
 
     def observation(self) -> Observation:
         """Draws the current state: what the last time step observed, once more."""

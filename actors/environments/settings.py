@@ -18,6 +18,7 @@ DIFFICULTIES = (
     "randomized",
 )
 NATURAL_MASKS = ("threshold", "segmentation", "sky")
+VIEWS = ("wide", "square")
 DISTRACTIONS = ("background", "camera", "color")
 QUALITIES = ("exact", "paper", "fast")
 
@@ -56,6 +57,9 @@ class EnvironmentSettings:
     # what the video of "natural" replaces: threshold (red <= 100, as CVRL's code), segmentation
     # (all but the robot and its objects) or sky (only the sky, in the scene)
     natural_mask: str = "threshold"
+    # wide: 320 x 240 squeezed into a square (Distracting Control Suite, CoRe); square: the middle
+    # of it (PlaNet, Dreamer, CVRL); null: square for natural, else wide
+    view: str | None = None
     # opacity of the floor; null: reacher 0, walker/cheetah 1, others 0.3
     ground_alpha: float | None = None
     proprioception: bool = False  # joints and gripper beside the picture (robosuite only)
@@ -71,6 +75,8 @@ class EnvironmentSettings:
         _choose("difficulty", self.difficulty, DIFFICULTIES)
         _choose("quality", self.quality, QUALITIES)
         _choose("natural_mask", self.natural_mask, NATURAL_MASKS)
+        if self.view is not None:
+            _choose("view", self.view, VIEWS)
         for distraction in self.distractions:
             _choose("distractions", distraction, DISTRACTIONS)
         if self.action_repeat is not None and self.action_repeat < 1:
@@ -98,6 +104,11 @@ class EnvironmentSettings:
                 )
         if self.num_videos is not None and self.num_videos < 0:
             raise ValueError(f"environment.num_videos is {self.num_videos}; it must be 0 or more.")
+
+
+def view_of(settings: EnvironmentSettings) -> str:
+    """Returns the view of these settings, that of the papers unless they say it."""
+    return settings.view or ("square" if settings.difficulty == "natural" else "wide")
 
 
 def _choose(field: str, value: str, allowed: tuple[str, ...]) -> None:

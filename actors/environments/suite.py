@@ -15,26 +15,19 @@ from dm_env import specs
 
 from actors.environments import distractions
 from actors.environments.catalog import Entry
-from actors.environments.rendering import Renderer, SkyMissing, quality_for
-from actors.environments.settings import EnvironmentSettings
+from actors.environments.interface import PixelEnvironment
+from actors.environments.rendering import Renderer, quality_for
+from actors.environments.settings import EnvironmentSettings, view_of
 from actors.environments.snapshot import Snapshot
-from actors.environments.tasks import load_task
+from actors.environments.tasks import episode_simulator_steps, load_task, step_task
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
-class SuiteEnvironment(dm_env.Environment):
+class SuiteEnvironment(PixelEnvironment):
     """One task of the catalogue; made by `catalog.make_environment`.
 
-    Observations are uint8 (image_size, image_size, 3) RGB, a new array each time. Rewards are sums
-    over the action repeat, discounts are 1.0 unless the task truly ended (time limits leave it at
-    1.0). An environment stays on the thread that first resets it.
-
-    Attributes:
-        name: its name in the catalogue.
-        action_repeat: simulator steps per agent step; an episode's last agent step may have fewer.
-        episode_agent_steps: agent steps of a full episode, 0 if the task has no time limit.
-        simulator_steps: simulator steps of the last agent step (0 after a reset).
+    See `PixelEnvironment` for what every environment promises.
     """
 
     def __init__(self, entry: Entry, settings: EnvironmentSettings, seed: int, split: str) -> None:
@@ -44,30 +37,21 @@ class SuiteEnvironment(dm_env.Environment):
         self.action_repeat = entry.repeat(settings)
         self.simulator_steps = 0
         self._control = load_task(entry, seeds["task"])
-        limit = self._control._step_limit
-        self.episode_agent_steps = (
-            0 if math.isinf(limit) else math.ceil(math.ceil(limit) / self.action_repeat)
+        self.episode_agent_steps = math.ceil(
+            episode_simulator_steps(self._control) / self.action_repeat
         )
         self._snapshot = Snapshot(self._control)
+        view = view_of(settings)
         self._renderer = Renderer(
             self._control.physics,
             distractions.camera_id(entry.domain),
             settings.image_size,
-            quality_for(settings.quality, settings.image_size),
+            quality_for(settings.quality, settings.image_size, view),
+            view,
         )
-        background = None
-        if settings.difficulty != "none" and "background" in settings.distractions:
-            try:
-                self._renderer.replace_sky()
-            except SkyMissing as error:
-                raise ValueError(
-                    f"{entry.name}: {error}; leave background out of environment.distractions."
-                ) from error
-            assert self._renderer.sky is not None
-            background = distractions.make_background(
-                settings, split, self._renderer.sky, seeds["background"]
-            )
-        self._task = distractions.DistractedTask(self._control, entry, settings, seeds, background)
+        self._distractions = distractions.Distractions(
+            self._control, entry, settings, split, self._renderer, seeds
+        )
         self._action_spec = _unit_actions(self._control.action_spec(), entry.name)
         self._low, self._high = (
             np.asarray(bound, np.float64)
@@ -76,9 +60,22 @@ class SuiteEnvironment(dm_env.Environment):
         self._scaled = not (np.all(self._low == -1.0) and np.all(self._high == 1.0))
         self._reset_next_step = True
 
-    def reset(self) -> dm_env.TimeStep:
-        """Starts an episode: a FIRST time step, whose reward and discount are None."""
-        self._task.reset()
+    def reset(self, seed: int | None = None) -> dm_env.TimeStep:
+        """Starts an episode: a FIRST time step, whose reward and discount are None.
+
+        Args:
+            seed: Begin all random streams anew from this seed, as a new environment of that seed
+                would.
+
+        Raises:
+            ValueError: the seed is negative.
+        """
+        if seed is not None:
+            seeds = distractions.stream_seeds(seed)
+            self._control.task.random.seed(seeds["task"])
+            self._distractions.reseed(seeds)
+        self._control.reset()
+        self._distractions.reset()
         self._reset_next_step = False
         self.simulator_steps = 0
         return dm_env.restart(self.observation())
@@ -95,32 +92,38 @@ class SuiteEnvironment(dm_env.Environment):
         if self._reset_next_step:
             return self.reset()
         command = self._command(action)
-        reward = 0.0
+        total, discount, ended = 0.0, 1.0, False
         self.simulator_steps = 0
-        for _ in range(self.action_repeat):
-            time_step = self._task.step(command)
-            reward += float(time_step.reward)
+        while self.simulator_steps < self.action_repeat and not ended:
+            reward, discount, ended = step_task(self._control, command)
+            self._distractions.tick()
+            total += reward
             self.simulator_steps += 1
-            if time_step.last():
-                break
-        self._reset_next_step = time_step.last()
-        return dm_env.TimeStep(
-            time_step.step_type, reward, float(time_step.discount), self.observation()
-        )
+        self._distractions.settle()
+        self._reset_next_step = ended
+        kind = dm_env.StepType.LAST if ended else dm_env.StepType.MID
+        return dm_env.TimeStep(kind, total, discount, self.observation())
 
     def observation(self) -> np.ndarray:
         """Draws the current state: a new uint8 array (image_size, image_size, 3)."""
-        background = self._task.background
-        if background is not None:
-            self._renderer.send_sky(background.texture())
-        return self._renderer.observe()
+        return self._distractions.observe()
+
+    def clean_observation(self) -> np.ndarray:
+        """Draws the current state as the same task without distractions would.
+
+        It has the task's own camera pose, colours, floor and sky: equal, byte for byte, to the
+        picture of an environment of difficulty "none" in the same state. For denoising and for
+        measuring; costs one more picture.
+        """
+        with self._distractions.removed():
+            return self._renderer.observe(own_sky=True)
 
     def render_frame(self, size: int = 240) -> np.ndarray:
-        """Draws the current state, distractions included, for people: uint8 (size, 4/3 size, 3)."""
-        background = self._task.background
-        if background is not None:
-            self._renderer.send_sky(background.texture())
-        return self._renderer.film(size)
+        """Draws the current state, distractions included, for people: uint8 (size, 4/3 size, 3).
+
+        Videos that "natural" pastes into observations are not in it.
+        """
+        return self._distractions.film(size)
 
     def action_spec(self) -> specs.BoundedArray:
         """Returns the actions: float32 in [-1, 1]."""
@@ -142,9 +145,14 @@ class SuiteEnvironment(dm_env.Environment):
         return self._control.physics
 
     @property
-    def background(self) -> distractions.Background | None:
-        """The background's clock, None when that distraction is off."""
-        return self._task.background
+    def time_s(self) -> float:
+        """Simulated seconds since the episode began."""
+        return float(self._control.physics.time())
+
+    @property
+    def distractions(self) -> distractions.Distractions:
+        """What disturbs the picture, to look at."""
+        return self._distractions
 
     def get_state(self) -> dict[str, Any]:
         """Returns all that the rest of the run depends on: plain, picklable, a few kilobytes."""
@@ -155,7 +163,7 @@ class SuiteEnvironment(dm_env.Environment):
             "simulator_steps": self.simulator_steps,
             "reset_next_step": self._reset_next_step,
             "control": self._snapshot.save(),
-            "distractions": self._task.get_state(),
+            "distractions": self._distractions.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -170,7 +178,7 @@ class SuiteEnvironment(dm_env.Environment):
             raise ValueError(
                 f"The saved state is of {saved}, this environment is {here}: make that one."
             )
-        self._task.set_state(state["distractions"])
+        self._distractions.set_state(state["distractions"])
         self._snapshot.restore(state["control"])
         self.simulator_steps = state["simulator_steps"]
         self._reset_next_step = state["reset_next_step"]

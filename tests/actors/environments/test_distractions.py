@@ -11,7 +11,7 @@ from PIL import Image
 
 from actors.environments import distractions, published
 from actors.environments.catalog import find, make_environment
-from actors.environments.distractions import Background
+from actors.environments.background import LoopingClock, SkyVideo, SwingingClock
 from actors.environments.settings import EnvironmentSettings
 from actors.environments.videos import open_videos
 
@@ -108,44 +108,53 @@ def test_fast_quality_shows_the_same_scene_as_exact() -> None:
 
 
 def test_the_background_runs_back_at_either_end_and_shows_the_last_frame_twice() -> None:
-    background = Background(
-        open_videos("procedural", "train", 1, 16), True, 1.0, np.zeros((16, 16, 3), np.uint8), 0
-    )
-    background.reset()
-    background.frame, background.direction = 45, 1
+    clock = SwingingClock(open_videos("procedural", "train", 1, 16), True, 0)
+    clock.reset()
+    clock.frame, clock.direction = 45, 1
     shown = []
     for _ in range(5):
-        background.tick()
-        shown.append(background.frame)
+        clock.tick()
+        shown.append(clock.frame)
     assert shown == [46, 47, 47, 46, 45]
-    background.frame, background.direction = 1, -1
+    clock.frame, clock.direction = 1, -1
     shown = []
     for _ in range(3):
-        background.tick()
-        shown.append(background.frame)
+        clock.tick()
+        shown.append(clock.frame)
     assert shown == [0, 1, 2]
 
 
-def test_a_static_background_stays_for_the_episode_and_changes_with_it() -> None:
-    sky = np.zeros((16, 16, 3), np.uint8)
-    background = Background(open_videos("procedural", "train", None, 16), False, 1.0, sky, 0)
+def test_a_natural_background_runs_forward_from_its_second_frame_and_starts_over() -> None:
+    source = open_videos("procedural", "train", 2, 16)
+    clock = LoopingClock(source, True, 0)
+    clock.reset()
+    shown = [clock.frame]
+    for _ in range(len(source.frames(clock.video)) + 1):
+        clock.tick()
+        shown.append(clock.frame)
+    assert shown[:3] == [1, 2, 3] and shown[-3:] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [SwingingClock, LoopingClock])
+def test_a_static_background_stays_for_the_episode_and_changes_with_it(kind: type) -> None:
+    clock = kind(open_videos("procedural", "train", None, 16), False, 0)
     seen = set()
     for _ in range(5):
-        background.reset()
-        before = (background.video, background.frame)
-        background.tick()
-        assert (background.video, background.frame) == before
+        clock.reset()
+        before = (clock.video, clock.frame)
+        clock.tick()
+        assert (clock.video, clock.frame) == before
         seen.add(before)
     assert len(seen) > 1
 
 
 def test_blending_mixes_video_and_sky_by_weight() -> None:
     source = open_videos("procedural", "train", 1, 16)
-    sky = np.full((16, 16, 3), 100, np.uint8)
-    background = Background(source, True, 0.25, sky, 0)
-    background.reset()
-    expected = 0.25 * source.frames(0)[background.frame] + 75.0
-    np.testing.assert_allclose(background.texture(), expected, atol=1.0)
+    clock = SwingingClock(source, True, 0)
+    video = SkyVideo(clock, 0.25, np.full((16, 16, 3), 100, np.uint8))
+    clock.reset()
+    expected = 0.25 * source.frames(0)[clock.frame] + 75.0
+    np.testing.assert_allclose(video.texture(), expected, atol=1.0)
 
 
 def test_each_stream_of_randomness_has_its_own_seed_from_one() -> None:
