@@ -1,8 +1,9 @@
 """Which OpenGL library draws the pictures: EGL (GPU or CPU), else OSMesa (CPU), else none.
 
 MuJoCo and dm_control read `MUJOCO_GL` and `MUJOCO_EGL_DEVICE_ID` once per process, at their first
-import. `select` sets a sensible `MUJOCO_GL` before that; `require` later checks that drawing really
-works and says what to install or to set when it does not.
+import. `select` sets a sensible `MUJOCO_GL` before that; `require` later draws a known scene, turns
+from an EGL that cannot to OSMesa, and says what to install or to set when neither can. A process
+draws with one library only: contexts of two disturb each other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LIBRARIES: dict[str, tuple[str, ...]] = {
     "osmesa": ("libOSMesa.so.8",),
 }
 _NO_RENDERER = "disabled"
+_checked: set[str] = set()  # libraries whose pictures are right in this process
+_failures: list[str] = []  # why others were given up
 
 
 class GraphicsUnavailable(RuntimeError):
@@ -90,9 +93,10 @@ def require(gl: str = "auto", render_device: int | None = None) -> str:
         loaded = _load(gl)
     in_use = str(loaded.BACKEND or _NO_RENDERER)
     if in_use in ("off", _NO_RENDERER, "disable"):
+        missing = ", ".join(missing_libraries("egl")) or "none of the EGL files"
         raise GraphicsUnavailable(
-            "No OpenGL library for drawing without a display was found "
-            f"(missing: {', '.join(missing_libraries('egl')) or 'none of the EGL files'}). "
+            "No OpenGL library that draws without a display was found "
+            f"({'; '.join(_failures) or f'missing: {missing}'}). "
             f"On Debian or Ubuntu run `{INSTALL_HINTS['egl']}` (or "
             f"`{INSTALL_HINTS['osmesa']}`), or set MUJOCO_GL."
         )
@@ -112,7 +116,24 @@ def require(gl: str = "auto", render_device: int | None = None) -> str:
             f"This process already draws on EGL device {device or '0 (the first that works)'}, and "
             f"environment.render_device asks for {render_device}: use one device per process."
         )
+    _check(loaded, in_use)  # dm_control may have been imported by others
     return in_use
+
+
+def _check(loaded: Any, library: str) -> None:
+    """Raises GraphicsUnavailable unless the library draws a known scene right, once per process."""
+    if library in _checked:
+        return
+    from actors.environments.self_check import find_fault
+
+    fault = find_fault(loaded)
+    if fault is not None:
+        raise GraphicsUnavailable(
+            f"{library} draws wrong pictures on this machine: {fault}; choose another device with "
+            "environment.render_device, set environment.gl=osmesa (`"
+            f"{INSTALL_HINTS['osmesa']}`), or mend the driver"
+        )
+    _checked.add(library)
 
 
 def _load(gl: str) -> Any:
@@ -124,7 +145,10 @@ def _load(gl: str) -> Any:
     for attempt in attempts:
         os.environ["MUJOCO_GL"] = attempt
         try:
-            return importlib.import_module("dm_control._render")
+            loaded = importlib.import_module("dm_control._render")
+            if attempt in _LIBRARIES:
+                _check(loaded, attempt)
+            return loaded
         except (
             Exception
         ) as error:  # PyOpenGL raises AttributeError, ImportError, GLError, RuntimeError
@@ -134,12 +158,16 @@ def _load(gl: str) -> Any:
                     f"No EGL device {os.environ.get('MUJOCO_EGL_DEVICE_ID')} (found {found}): set "
                     "environment.render_device to one of those, or environment.gl=osmesa."
                 ) from error
-            failure = error
+            # The first says why; that the last resort fails as well is no news.
+            failure = failure or error
+            _failures.append(f"{attempt}: {error}")
             for name in [n for n in sys.modules if n.split(".")[0] == "OpenGL"]:
                 del sys.modules[name]
             for name in [n for n in sys.modules if n.startswith("dm_control._render")]:
                 del sys.modules[name]
             os.environ.pop("PYOPENGL_PLATFORM", None)
+    if isinstance(failure, GraphicsUnavailable):
+        raise failure
     raise GraphicsUnavailable(
         f"{attempts[0]} cannot draw here ({failure}). On Debian or Ubuntu run "
         f"`{INSTALL_HINTS.get(attempts[0], INSTALL_HINTS['egl'])}`, or set MUJOCO_GL otherwise."

@@ -80,3 +80,57 @@ def test_dm_control_imported_too_early_gets_a_clear_error() -> None:
         "import dm_control.suite; from actors.environments import backend; backend.require()"
     )
     assert "import actors.environments first" in done.stderr
+
+
+_WRONG_EGL = (
+    "import sys\n"
+    "from actors.environments import backend, self_check\n"
+    "right = self_check.find_fault\n"
+    "def find_fault(render):\n"
+    "    return 'all is black' if render.BACKEND == 'egl' else right(render)\n"
+    "self_check.find_fault = find_fault\n"
+)
+
+
+def test_a_library_that_draws_wrong_pictures_is_given_up_with_the_reason() -> None:
+    if backend.missing_libraries("egl"):
+        pytest.skip("needs EGL")
+    asked = _run(_WRONG_EGL + "backend.require('egl')")
+    assert "egl draws wrong pictures on this machine: all is black" in asked.stderr
+    assert "apt-get install -y libosmesa6" in asked.stderr
+    auto = _run(_WRONG_EGL + "print(backend.require('auto'))")
+    if backend.missing_libraries("osmesa"):
+        assert "all is black" in auto.stderr and "apt-get install" in auto.stderr
+    else:
+        assert auto.stdout.strip() == "osmesa", auto.stderr
+
+
+def test_the_self_check_tells_a_right_picture_from_a_dark_one() -> None:
+    if backend.missing_libraries("egl"):
+        pytest.skip("needs EGL")
+    program = (
+        "from actors.environments import backend, self_check\n"
+        "backend.require('egl')\n"
+        "import dm_control._render as render\n"
+        "print(self_check.find_fault(render))\n"
+        "self_check._SCENE = self_check._SCENE.replace('emission=\"1\"', 'emission=\"0\"')\n"
+        "print(self_check.find_fault(render))\n"
+    )
+    lines = _run(program).stdout.splitlines()
+    assert lines[0] == "None" and "0% is red" in lines[1]
+
+
+def test_osmesa_draws_the_bytes_of_egl() -> None:
+    if backend.missing_libraries("egl") or backend.missing_libraries("osmesa"):
+        pytest.skip("needs EGL and OSMesa")
+    program = (
+        "import hashlib, numpy as np\n"
+        "from actors.environments.catalog import make_environment\n"
+        "from actors.environments.settings import EnvironmentSettings\n"
+        "environment = make_environment(EnvironmentSettings(difficulty='hard', gl='{}'), 0)\n"
+        "environment.reset()\n"
+        "picture = environment.step(np.zeros(6)).observation\n"
+        "print(hashlib.sha256(picture.tobytes()).hexdigest())\n"
+    )
+    egl, osmesa = (_run(program.format(gl)).stdout for gl in ("egl", "osmesa"))
+    assert len(egl) > 60 and egl == osmesa

@@ -40,9 +40,7 @@ def test_a_driver_without_copies_draws_the_same(
 ) -> None:
     copied = _pictures(_make("dcs/cheetah-run", quality=quality), 3)
     monkeypatch.setattr(VideoSky, "_try_copy", lambda self: False)
-    np.testing.assert_array_equal(
-        copied, _pictures(_make("dcs/cheetah-run", quality=quality), 3)
-    )
+    np.testing.assert_array_equal(copied, _pictures(_make("dcs/cheetah-run", quality=quality), 3))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def test_a_driver_without_copies_draws_the_same(
 def test_a_hidden_sky_is_refused_and_the_way_out_named(name: str) -> None:
     with pytest.raises(ValueError, match="hidden from its camera: leave background out"):
         _make(name)
-    with pytest.raises(ValueError, match="set environment.natural_mask=threshold"):
+    with pytest.raises(ValueError, match=r"set environment\.natural_mask=threshold"):
         _make(name, difficulty="natural", natural_mask="sky")
 
 

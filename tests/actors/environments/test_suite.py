@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 import unittest
 
@@ -11,7 +13,13 @@ from dm_control import suite
 from dm_env import test_utils
 
 from actors.environments import distractions
-from actors.environments.catalog import PAPER_TASKS, find, list_environments, make_environment
+from actors.environments.catalog import (
+    PAPER_TASKS,
+    Entry,
+    find,
+    list_environments,
+    make_environment,
+)
 from actors.environments.settings import EnvironmentSettings
 from actors.environments.suite import SuiteEnvironment
 
@@ -60,6 +68,84 @@ def test_the_same_seed_and_actions_give_identical_episodes(name: str) -> None:
 def test_different_seeds_differ() -> None:
     one, two = make_environment(_small(), 7).reset(), make_environment(_small(), 8).reset()
     assert np.abs(one.observation.astype(int) - two.observation).mean() > 5
+
+
+@pytest.mark.parametrize("name", PAPER_TASKS)
+def test_a_reset_with_a_seed_gives_the_episodes_of_a_new_environment(name: str) -> None:
+    used, new = make_environment(_small(name), 1), make_environment(_small(name), 7)
+    used.reset()
+    _roll(used, 4)
+    _assert_equal([used.reset(seed=7)], [new.reset()])
+    _assert_equal(_roll(used, 4), _roll(new, 4))
+    _assert_equal([used.reset()], [new.reset()])
+    with pytest.raises(ValueError, match="0 or more"):
+        used.reset(seed=-1)
+
+
+def test_another_process_draws_the_same_bytes() -> None:
+    program = (
+        "import hashlib, numpy as np, sys\n"
+        "from actors.environments.catalog import make_environment\n"
+        "from actors.environments.settings import EnvironmentSettings\n"
+        "settings = EnvironmentSettings(name='dcs/walker-walk', difficulty='hard')\n"
+        "environment = make_environment(settings, 5)\n"
+        "digest = hashlib.sha256(environment.reset().observation.tobytes())\n"
+        "for _ in range(5):\n"
+        "    step = environment.step(np.full(6, 0.5))\n"
+        "    digest.update(step.observation.tobytes() + np.float64(step.reward).tobytes())\n"
+        "print(digest.hexdigest())\n"
+    )
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        for _ in range(2)
+    ]
+    assert len(digests[0]) > 60 and digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "split", "videos", "parts"),
+    [
+        ("easy", "train", 4, {"background", "camera", "color"}),
+        ("easy", "held_out", 4, {"background", "camera", "color"}),
+        ("medium", "train", 8, {"background", "camera", "color"}),
+        ("hard", "train", 60, {"background", "camera", "color"}),
+        ("hard", "held_out", 30, {"background", "camera", "color"}),
+        ("background2", "train", 2, {"background"}),
+        ("background2", "held_out", 30, {"background"}),
+        ("background60", "train", 60, {"background"}),
+        ("background60", "held_out", 30, {"background"}),
+    ],
+)
+def test_a_level_has_the_published_videos_and_parts(
+    difficulty: str, split: str, videos: int, parts: set[str]
+) -> None:
+    environment = make_environment(_small(difficulty=difficulty), 0, split)  # type: ignore
+    clock = environment.distractions.clock
+    assert clock is not None and len(clock._videos.names) == videos
+    assert {name for name, part in environment.distractions._parts().items() if part} == parts
+
+
+def test_intensity_replaces_the_range_of_camera_and_colours() -> None:
+    far = {}
+    for intensity in (0.0, 0.1, 0.5):
+        environment = make_environment(_small(difficulty="easy", intensity=intensity), 3)
+        environment.reset()
+        moved = environment.physics.data.cam_xpos[0].copy()
+        with environment.distractions.removed():
+            moved -= environment.physics.data.cam_xpos[0]
+        far[intensity] = float(np.linalg.norm(moved))
+    level = make_environment(_small(difficulty="easy"), 3)
+    level.reset()
+    with level.distractions.removed():
+        own = level.physics.data.cam_xpos[0].copy()
+    assert far[0.1] == float(np.linalg.norm(level.physics.data.cam_xpos[0] - own))
+    assert far[0.0] < 1e-9 < far[0.1] < far[0.5]
+    with pytest.raises(ValueError, match="intensity is 2"):
+        _small(intensity=2)
+    with pytest.raises(ValueError, match="replaces the range of easy"):
+        _small(difficulty="none", intensity=0.2)
 
 
 def test_two_episodes_of_one_environment_differ() -> None:
@@ -203,11 +289,25 @@ def test_closing_twice_is_fine() -> None:
     environment.close()
 
 
+_SUITE = [entry for entry in list_environments() if entry.family == "dcs"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [entry.name for entry in list_environments()])
-def test_every_listed_environment_runs_clean_and_distracted(name: str) -> None:
-    for settings in (_small(name, difficulty="none"), _small(name, difficulty="easy")):
-        environment = make_environment(settings, 0)
-        assert environment.reset().observation.std() > 1.0
-        assert np.isfinite([time_step.reward for time_step in _roll(environment, 3)]).all()
-        environment.close()
+@pytest.mark.parametrize("entry", _SUITE, ids=lambda entry: entry.name)
+def test_every_listed_task_runs_clean_and_behind_a_video_or_says_why_not(entry: Entry) -> None:
+    clean = make_environment(_small(entry.name, difficulty="none"), 0)
+    assert clean.action_spec().shape == (entry.action_dims,)
+    assert clean.episode_agent_steps * clean.action_repeat >= entry.episode_simulator_steps
+    plain = clean.reset().observation
+    assert plain.std() > 1.0
+    assert np.isfinite([time_step.reward for time_step in _roll(clean, 3)]).all()
+    clean.close()
+    try:
+        disturbed = make_environment(_small(entry.name, difficulty="background2"), 0)
+    except ValueError as error:
+        assert "is hidden from its camera" in str(error)
+        return
+    changed = np.abs(disturbed.reset().observation.astype(int) - plain).max(-1) > 10
+    assert changed.mean() > 0.3, "the task's sky is hidden and make_environment does not say so"
+    assert np.isfinite([time_step.reward for time_step in _roll(disturbed, 3)]).all()
+    disturbed.close()
