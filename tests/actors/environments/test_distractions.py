@@ -10,8 +10,8 @@ from dm_control.mujoco.wrapper import core
 from PIL import Image
 
 from actors.environments import distractions, published
-from actors.environments.catalog import find, make_environment
 from actors.environments.background import LoopingClock, SkyVideo, SwingingClock
+from actors.environments.catalog import PAPER_TASKS, find, make_environment
 from actors.environments.settings import EnvironmentSettings
 from actors.environments.videos import open_videos
 
@@ -41,7 +41,7 @@ def _package(settings: EnvironmentSettings, seed: int, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "dynamic", "blend"),
     [
-        ("dcs/cheetah-run", True, 1.0),
+        *((name, True, 1.0) for name in PAPER_TASKS),
         ("dcs/reacher-easy", True, 0.5),
         ("dcs/cartpole-swingup", False, 1.0),
     ],
@@ -87,14 +87,21 @@ def test_exact_quality_equals_the_published_package(
     theirs.physics.free()
 
 
-def test_paper_quality_is_within_a_grey_level_of_exact() -> None:
-    pictures = {}
-    for quality in ("exact", "paper"):
-        environment = make_environment(EnvironmentSettings(difficulty="medium", quality=quality), 5)
-        environment.reset()
-        pictures[quality] = environment.step(np.zeros(6, np.float32)).observation.astype(float)
-        environment.close()
-    assert np.abs(pictures["exact"] - pictures["paper"]).mean() < 1.0
+@pytest.mark.parametrize("difficulty", ["none", "medium"])
+@pytest.mark.parametrize("name", PAPER_TASKS)
+def test_paper_quality_is_within_0_7_grey_levels_of_exact(name: str, difficulty: str) -> None:
+    exact, paper = (
+        make_environment(EnvironmentSettings(name=name, difficulty=difficulty, quality=quality), 5)
+        for quality in ("exact", "paper")
+    )
+    exact.reset()
+    paper.reset()
+    action = np.full(exact.action_spec().shape, 0.4)
+    for _ in range(3):
+        difference = exact.step(action).observation.astype(float) - paper.step(action).observation
+        assert np.abs(difference).mean() < 0.7
+    exact.close()
+    paper.close()
 
 
 def test_fast_quality_shows_the_same_scene_as_exact() -> None:
