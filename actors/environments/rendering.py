@@ -5,9 +5,9 @@ What makes it fast, and what it costs in faithfulness (grey levels of 255, mean 
 - one picture per agent step, a persistent scene, buffers of the picture's size: exact;
 - `paper`: bodies of half as many facets, a sky of 400 instead of 800 texels per face without
   mipmaps, shadow maps of 256 instead of 2048 texels, and no multisampling where a resize from
-  320 x 240 smooths edges too: 0.2 to 0.7;
+  320 x 240 smooths edges too: 0.2 to 0.6 on average over pictures, up to 0.9 in one of reacher;
 - `fast`: drawn straight at the observation's size, without shadows, reflections and multisampling:
-  1.5 to 6, and clean reacher 20, whose lights are drawn darker without shadows.
+  1.4 to 7, and clean reacher 20, whose lights are drawn darker without shadows.
 
 The published pictures of the Distracting Control Suite are 320 x 240, squeezed into a square
 ("wide"). Drawn straight at a square size, the same content needs the frustum of a 4:3 picture,

