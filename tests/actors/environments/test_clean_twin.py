@@ -17,9 +17,7 @@ from actors.environments.settings import EnvironmentSettings
 def test_the_clean_twin_equals_the_undisturbed_environment(
     name: str, difficulty: str, quality: str
 ) -> None:
-    settings = EnvironmentSettings(
-        name=name, difficulty=difficulty, quality=quality, image_size=64
-    )
+    settings = EnvironmentSettings(name=name, difficulty=difficulty, quality=quality, image_size=64)
     disturbed = make_environment(settings, 9)
     clean = make_environment(replace(settings, difficulty="none"), 9)
     generator = np.random.default_rng(0)

@@ -37,9 +37,7 @@ def test_the_segmentation_keeps_the_robot_and_nothing_of_floor_and_sky(name: str
     environment.reset()
     picture, clean = environment.observation(), environment.clean_observation()
     physics, model = environment.physics, environment.physics.model
-    kinds = physics.render(
-        64, 64, camera_id=2 if "quadruped" in name else 0, segmentation=True
-    )
+    kinds = physics.render(64, 64, camera_id=2 if "quadruped" in name else 0, segmentation=True)
     bodies = (kinds[..., 1] == mujoco.mjtObj.mjOBJ_GEOM) & (
         model.geom_type[kinds[..., 0]] != mujoco.mjtGeom.mjGEOM_PLANE
     )

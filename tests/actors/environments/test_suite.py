@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import unittest
+from pathlib import Path
 
 import dm_env
 import numpy as np
@@ -175,6 +176,30 @@ def test_a_restored_environment_continues_identically(name: str, quality: str) -
     _assert_equal(rest[:4], _roll(fresh, 4))
     for made in (environment, other, fresh):
         made.close()
+
+
+def test_another_process_continues_a_saved_environment(tmp_path: Path) -> None:
+    settings = _small("dcs/cheetah-run", quality="paper", difficulty="hard")
+    environment = make_environment(settings, 3)
+    environment.reset()
+    _roll(environment, 4)
+    (tmp_path / "state").write_bytes(pickle.dumps((settings, environment.get_state())))
+    program = (
+        "import pickle, sys, numpy as np\n"
+        "from actors.environments.catalog import make_environment\n"
+        "settings, state = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "environment = make_environment(settings, 99)\n"
+        "environment.set_state(state)\n"
+        "steps = [environment.step(np.full(6, 0.25)) for _ in range(3)]\n"
+        "pictures = np.stack([step.observation for step in steps])\n"
+        "np.savez(sys.argv[2], pictures=pictures, rewards=[step.reward for step in steps])\n"
+    )
+    files = [str(tmp_path / "state"), str(tmp_path / "continued.npz")]
+    subprocess.run([sys.executable, "-c", program, *files], check=True, timeout=120)
+    steps = [environment.step(np.full(6, 0.25)) for _ in range(3)]
+    continued = np.load(files[1])
+    np.testing.assert_array_equal(continued["pictures"], [step.observation for step in steps])
+    np.testing.assert_array_equal(continued["rewards"], [step.reward for step in steps])
 
 
 def test_a_state_of_another_environment_is_refused() -> None:
