@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from actors.environments.interface import Observation
+
 LOOKS_PER_ANSWER = 3  # ask the hub, receive its answer, receive the weights
 
 
@@ -17,7 +19,7 @@ class Module(Protocol):
         ...
 
     def act(
-        self, observation: np.ndarray, state: Any, is_first: np.ndarray, explore: bool, /
+        self, observation: Observation, state: Any, is_first: np.ndarray, explore: bool, /
     ) -> tuple[np.ndarray, Any]:
         """See `actors.worker.Policy`."""
         ...
@@ -92,7 +94,7 @@ class FollowingPolicy:
         return self._module.initial_state(count)
 
     def act(
-        self, observation: np.ndarray, state: Any, is_first: np.ndarray, explore: bool, /
+        self, observation: Observation, state: Any, is_first: np.ndarray, explore: bool, /
     ) -> tuple[np.ndarray, Any]:
         """See `actors.worker.Policy`.
 

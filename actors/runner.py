@@ -132,9 +132,8 @@ class StreamingEnvRunner(EnvRunner):
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Returns observation and action space, as RLlib asks for them."""
         actions = self.environments[0].action_spec()
-        size = tuple(self.environments[0].observation_spec().shape)
         spaces = (
-            gym.spaces.Box(0, 255, size, np.uint8),
+            _observation_space(self.environments[0].observation_spec()),
             gym.spaces.Box(-1.0, 1.0, tuple(actions.shape), np.float32),
         )
         return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
@@ -261,3 +260,12 @@ class StreamingEnvRunner(EnvRunner):
                 f"{now - self._blocked_since:.0f} s: all shards wait for the learner to sample. "
                 "Is a learner running? If its updates are just slow, raise actors.timeout_s."
             )
+
+
+def _observation_space(spec: Any) -> gym.Space:
+    """Returns the space of what an environment shows: pixels, or arrays by name."""
+    if isinstance(spec, dict):
+        return gym.spaces.Dict({name: _observation_space(part) for name, part in spec.items()})
+    if spec.dtype == np.uint8:
+        return gym.spaces.Box(0, 255, tuple(spec.shape), np.uint8)
+    return gym.spaces.Box(-np.inf, np.inf, tuple(spec.shape), np.float32)

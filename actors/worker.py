@@ -13,11 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import dm_env
 import numpy as np
 
+from actors.environments.interface import Observation
 from actors.stream import ChunkStream
 
 
@@ -33,9 +34,13 @@ class Policy(Protocol):
         ...
 
     def act(
-        self, observation: np.ndarray, state: Any, is_first: np.ndarray, explore: bool, /
+        self, observation: Observation, state: Any, is_first: np.ndarray, explore: bool, /
     ) -> tuple[np.ndarray, Any]:
-        """Maps uint8 (N, H, W, 3), states and bool (N,) to float32 (N, A) in [-1, 1] and states."""
+        """Maps observations, states and bool (N,) to float32 (N, A) in [-1, 1] and states.
+
+        Observations are uint8 (N, H, W, 3), or a dictionary of that as `observation` and float32
+        (N, P) `proprioception` (see `stack_observations`).
+        """
         ...
 
 
@@ -55,6 +60,23 @@ class Environment(Protocol):
     def action_spec(self) -> Any:
         """Returns the shape of actions, float32 in [-1, 1]."""
         ...
+
+
+def stack_observations(observations: Sequence[Observation]) -> Observation:
+    """Returns the observations of N environments as new arrays (N, ...), by name if they are
+    dictionaries.
+    """
+    if isinstance(observations[0], dict):
+        named = cast(Sequence[dict[str, np.ndarray]], observations)
+        return {name: np.stack([each[name] for each in named]) for name in named[0]}
+    return np.stack(cast(Sequence[np.ndarray], observations))
+
+
+def observation_fields(observation: Observation) -> dict[str, np.ndarray]:
+    """Returns an observation as fields of a step (replay/schema.py): a picture alone is
+    `observation`.
+    """
+    return observation if isinstance(observation, dict) else {"observation": observation}
 
 
 @dataclass
@@ -107,7 +129,7 @@ class Worker:
         self._between = between or (lambda: None)
         count = len(self._environments)
         self._state = policy.initial_state(count)
-        self._observations: list[np.ndarray | None] = [None] * count  # None: begin an episode
+        self._observations: list[Observation | None] = [None] * count  # None: begin an episode
         self._is_first = np.ones(count, bool)
         self._random = np.zeros(count, bool)
         self._returns = np.zeros(count)
@@ -153,10 +175,10 @@ class Worker:
         for index, observation in enumerate(self._observations):
             if observation is None:
                 self._begin(index)
-        observations = np.stack([value for value in self._observations if value is not None])
-        actions = self._actions(observations)
-        for index in range(len(self._environments)):
-            self._step(index, observations[index], actions[index])
+        observations = [value for value in self._observations if value is not None]
+        actions = self._actions(stack_observations(observations))
+        for index, observation in enumerate(observations):
+            self._step(index, observation, actions[index])
 
     def _begin(self, index: int) -> None:
         self._observations[index] = self._environments[index].reset().observation
@@ -166,7 +188,7 @@ class Worker:
         self._streams[index].begin(self._next_episode)
         self._next_episode += 1
 
-    def _actions(self, observations: np.ndarray) -> np.ndarray:
+    def _actions(self, observations: Observation) -> np.ndarray:
         count = len(self._environments)
         actions = np.empty((count, *self._action_shape), np.float32)
         if not self._random.all():
@@ -178,12 +200,12 @@ class Worker:
             actions[self._random] = self._generator.uniform(-1.0, 1.0, shape)
         return actions
 
-    def _step(self, index: int, observation: np.ndarray, action: np.ndarray) -> None:
+    def _step(self, index: int, observation: Observation, action: np.ndarray) -> None:
         environment, stream = self._environments[index], self._streams[index]
         time_step = environment.step(action)
         begin = time.monotonic()
         stream.append(
-            observation=observation,
+            **observation_fields(observation),
             action=action,
             reward=time_step.reward,
             is_first=self._is_first[index],

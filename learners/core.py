@@ -5,6 +5,7 @@ This file imports no ray: it trains on any machine that has torch and NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,21 @@ from learners.objectives.prediction import inverse_dynamics_loss, reward_predict
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 
 ActingState = dict[str, Tensor]
+Observation = np.ndarray | Mapping[str, np.ndarray]
 
-_ACTING_PARTS = ("model.encoder.", "model.rssm.", "behavior.actor.")
+_ACTING_PARTS = (
+    "model.encoder.",
+    "model.proprioception_encoder.",
+    "model.rssm.",
+    "behavior.actor.",
+)
 _NOT_ACTING = ("model.rssm.prior_head.",)
 
 
 class CoReAgent(nn.Module):
     """Contrastive recurrent state-space model with soft actor-critic.
+
+    It observes pictures, and with a `proprioception_size` P above 0 P numbers beside each.
 
     Attributes:
         model: World model, trained by J_M and (by default) by the Bellman error.
@@ -42,23 +51,35 @@ class CoReAgent(nn.Module):
         behavior: BehaviorSettings,
         learner: LearnerSettings,
         action_dims: int,
+        proprioception_size: int = 0,
     ) -> None:
         super().__init__()
         self.objective = objective
         self.crop_size = learner.crop_size
         self.action_dims = action_dims
+        self.proprioception_size = proprioception_size
         self.model = WorldModel(
-            model, action_dims, learner.crop_size, objective.inverse_temperature_init
+            model,
+            action_dims,
+            learner.crop_size,
+            objective.inverse_temperature_init,
+            proprioception_size,
         )
         self.behavior = SoftActorCritic(behavior, self.model.state_dims, action_dims)
 
     # Losses -------------------------------------------------------------------------------------
 
     def observe(
-        self, pixels: Tensor, actions: Tensor, generator: torch.Generator | None = None
+        self,
+        pixels: Tensor,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        proprioception: Tensor | None = None,
     ) -> tuple[Tensor, States]:
-        """Encode crops (T, B, 3, S, S) and filter them: features x (T, B, F) and states."""
-        features = self.model.encode(pixels)
+        """Encode crops (T, B, 3, S, S), with proprioception (T, B, P) where the agent has it, and
+        filter them: features x (T, B, F) and states.
+        """
+        features = self.model.encode(pixels, proprioception)
         return features, self.model.rssm.observe(features, actions, generator)
 
     def model_loss(
@@ -134,7 +155,7 @@ class CoReAgent(nn.Module):
     @torch.no_grad()
     def act(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: ActingState,
         is_first: np.ndarray,
         explore: bool,
@@ -143,7 +164,8 @@ class CoReAgent(nn.Module):
         """Filter one more observation of every environment and choose its action.
 
         Args:
-            observation: uint8 (N, H, W, 3); the centre crop of it is seen.
+            observation: uint8 (N, H, W, 3), the centre crop of it is seen; or that as `observation`
+                in a dictionary with float32 (N, P) `proprioception`.
             state: Acting states of the N environments.
             is_first: bool (N,); where true the state restarts at the beginning of an episode.
             explore: Sample the action; otherwise take tanh(mean). The posterior is sampled either
@@ -155,8 +177,11 @@ class CoReAgent(nn.Module):
         """
         rssm = self.model.rssm
         device = self.model.inverse_temperature.device
-        frames = torch.tensor(observation, device=device)  # copies: Ray's arrays are read-only
-        features = self.model.encoder(to_pixels(centre_crop(frames, self.crop_size)))  # (N, F)
+        # Copies: Ray's arrays are read-only.
+        parts = observation if isinstance(observation, Mapping) else {"observation": observation}
+        tensors = {name: torch.tensor(value, device=device) for name, value in parts.items()}
+        pixels = to_pixels(centre_crop(tensors["observation"], self.crop_size))
+        features = self.model.encode(pixels, tensors.get("proprioception"))  # (N, F)
         first = torch.as_tensor(is_first, dtype=torch.bool, device=device)[:, None]
         recurrent = rssm.transition(state["latent"], state["action"], state["recurrent"])
         recurrent = recurrent.masked_fill(first, 0.0)

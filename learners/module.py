@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import gymnasium as gym
 import numpy as np
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
-from learners.core import ActingState, CoReAgent
+from learners.core import ActingState, CoReAgent, Observation
 
 
 class CoReModule(TorchRLModule):
     """Holds a `CoReAgent` and answers as a policy.
 
     `model_config` carries the four settings objects `model`, `objective`, `behavior` and `learner`;
-    the number of action dimensions comes from the action space. RLlib's forward methods are not
+    the sizes of actions and of proprioception come from the spaces. RLlib's forward methods are not
     used: acting goes through `act` and training through `learners.update`.
     """
 
@@ -22,13 +23,17 @@ class CoReModule(TorchRLModule):
 
     def setup(self) -> None:
         """Builds the agent; called by RLlib's constructor."""
-        config = self.model_config
+        config, space = self.model_config, self.observation_space
+        size = 0
+        if isinstance(space, gym.spaces.Dict):
+            size = cast(gym.spaces.Box, space["proprioception"]).shape[0]
         self.agent = CoReAgent(
             config["model"],
             config["objective"],
             config["behavior"],
             config["learner"],
             int(self.action_space.shape[0]),
+            size,
         )
 
     def initial_state(self, count: int) -> ActingState:
@@ -36,7 +41,7 @@ class CoReModule(TorchRLModule):
         return self.agent.initial_state(count)
 
     def act(
-        self, observation: np.ndarray, state: ActingState, is_first: np.ndarray, explore: bool
+        self, observation: Observation, state: ActingState, is_first: np.ndarray, explore: bool
     ) -> tuple[np.ndarray, ActingState]:
         """See `CoReAgent.act`; noise comes from torch's global generator."""
         return self.agent.act(observation, state, is_first, explore)

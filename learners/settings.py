@@ -27,13 +27,21 @@ class ModelSettings:
     conv_strides: tuple[int, ...] = (2, 1, 1, 1)  # stride of each convolution
     conv_paddings: tuple[int, ...] = (0, 0, 0, 0)  # zero padding of each convolution
     conv_init: str = "delta_orthogonal"  # or "kaiming": tiny encoders learn small objects sooner
-    feature_dims: int = 50  # image features x_t, layer-normalised; the contrastive targets
+    feature_dims: int = 50  # image features of x_t, layer-normalised; the contrastive targets
+    # ELU layers of the proprioception encoder, whose output x_t has behind its image features
+    proprioception_dims: tuple[int, ...] = (200, 200, 200)
     embedding_dims: int = 256  # image embedding that the posterior reads
     recurrent_dims: int = 200  # deterministic state h_t of the GRU
     latent_dims: int = 64  # stochastic state s_t, diagonal Gaussian
     hidden_dims: int = 400  # hidden layers of the GRU input, prior and posterior
     decoder_dims: int = 256  # hidden layers of the observation-feature decoder g
     head_dims: int = 128  # hidden layers of the reward and inverse-dynamics heads
+
+    def observation_dims(self, proprioception_size: int = 0) -> int:
+        """Return the size F of the observation features x_t: image, then proprioception if any."""
+        if not proprioception_size:
+            return self.feature_dims
+        return self.feature_dims + (proprioception_size, *self.proprioception_dims)[-1]
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class LearnerSettings:
     critic_rate: float = 1e-3  # Adam learning rate of the critics
     alpha_rate: float = 1e-3  # Adam learning rate of the log temperature
     alpha_beta1: float = 0.5  # Adam beta1 of the log temperature
+    weight_decay: float = 0.0  # L2 added to the gradients of weight matrices; biases are exempt
     model_clip: float = 10.0  # gradient-norm clip of the model step
     critic_clip: float = 100.0  # gradient-norm clip of the critics (their MLPs only)
     actor_clip: float = 10.0  # gradient-norm clip of the actor

@@ -13,6 +13,7 @@ encoder forward and backward passes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,17 @@ from learners.settings import UPDATE_ORDERS, BehaviorSettings, LearnerSettings, 
 _ADAM_EPS = 1e-8
 
 Batch = Mapping[str, np.ndarray | Tensor]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch on the device, ready for the losses."""
+
+    pixels: Tensor  # (T, B, 3, S, S) crops in [0, 1]
+    proprioception: Tensor | None  # (T, B, P); None where the agent has none
+    actions: Tensor  # (T, B, A)
+    rewards: Tensor  # (T, B), divided by behavior.reward_divisor
+    discounts: Tensor  # (T, B)
 
 
 class CoReUpdate:
@@ -73,21 +85,25 @@ class CoReUpdate:
 
         model, sac = agent.model, agent.behavior
         temperature = model.inverse_temperature
-        weights = [value for value in model.parameters() if value is not temperature]
-        self._model_parameters = [*weights, temperature]
+        weights = {
+            name: value for name, value in model.named_parameters() if value is not temperature
+        }
+        self._model_parameters = [*weights.values(), temperature]
+        decay = learner.weight_decay
         model_groups = [
-            {"params": weights, "lr": learner.model_rate},
+            *_groups(weights, learner.model_rate, decay),
             {"params": [temperature], "lr": learner.inverse_temperature_rate},
         ]
-        critic_group = {"params": list(sac.critics.parameters()), "lr": learner.critic_rate}
-        model_rate = learner.critic_model_rate or learner.model_rate
-        critic_groups = [critic_group]
+        critic_groups = _groups(dict(sac.critics.named_parameters()), learner.critic_rate, decay)
         if learner.update_order == "sequential" and objective.critic_gradient_to_model:
-            critic_groups.append({"params": weights, "lr": model_rate})
+            critic_groups += _groups(
+                weights, learner.critic_model_rate or learner.model_rate, decay
+            )
+        actor_groups = _groups(dict(sac.actor.named_parameters()), learner.actor_rate, decay)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "model": _adam(model_groups),
             "critic": _adam(critic_groups),
-            "actor": _adam([{"params": list(sac.actor.parameters()), "lr": learner.actor_rate}]),
+            "actor": _adam(actor_groups),
             "alpha": _adam(
                 [{"params": [sac.log_alpha], "lr": learner.alpha_rate}], learner.alpha_beta1
             ),
@@ -100,13 +116,13 @@ class CoReUpdate:
 
         Args:
             batch: `observation` uint8 (T, B, H, W, 3); `action` float32 (T, B, A); `reward` and
-                `discount` float32 (T, B).
+                `discount` float32 (T, B); `proprioception` float32 (T, B, P) if the agent has it.
         """
-        pixels, actions, rewards, discounts = self._prepare(batch)
+        windows = self._prepare(batch)
         if self.learner.update_order == "sequential":
-            metrics = self._sequential(pixels, actions, rewards, discounts)
+            metrics = self._sequential(windows)
         else:
-            metrics = self._fused(pixels, actions, rewards, discounts)
+            metrics = self._fused(windows)
         self.updates += 1
         self._summed_updates += 1
         for name, value in metrics.items():
@@ -147,33 +163,33 @@ class CoReUpdate:
 
     # Orders -------------------------------------------------------------------------------------
 
-    def _sequential(
-        self, pixels: Tensor, actions: Tensor, rewards: Tensor, discounts: Tensor
-    ) -> dict[str, Tensor]:
-        features, states = self.agent.observe(pixels, actions, self.generator)
-        loss, metrics = self.agent.model_loss(features, states, actions, rewards, self.generator)
+    def _sequential(self, windows: Windows) -> dict[str, Tensor]:
+        features, states = self._observe(windows)
+        loss, metrics = self.agent.model_loss(
+            features, states, windows.actions, windows.rewards, self.generator
+        )
         self._clear_gradients()
         loss.backward()
         self._clip_and_step("model", self._model_parameters, self.learner.model_clip, metrics)
 
         trains_model = self.objective.critic_gradient_to_model
         with torch.set_grad_enabled(trains_model):
-            _, states = self.agent.observe(pixels, actions, self.generator)
-        metrics |= self._critic_step(states, actions, rewards, discounts)
+            _, states = self._observe(windows)
+        metrics |= self._critic_step(states, windows)
         metrics |= self._behavior_step(states)
         return metrics
 
-    def _fused(
-        self, pixels: Tensor, actions: Tensor, rewards: Tensor, discounts: Tensor
-    ) -> dict[str, Tensor]:
+    def _fused(self, windows: Windows) -> dict[str, Tensor]:
         sac = self.agent.behavior
-        features, states = self.agent.observe(pixels, actions, self.generator)
-        loss, metrics = self.agent.model_loss(features, states, actions, rewards, self.generator)
+        features, states = self._observe(windows)
+        loss, metrics = self.agent.model_loss(
+            features, states, windows.actions, windows.rewards, self.generator
+        )
         latent = states.expected()
         if not self.objective.critic_gradient_to_model:
             latent = latent.detach()
         critic_loss, critic_metrics = sac.critic_loss(
-            latent, actions, rewards, discounts, self.generator
+            latent, windows.actions, windows.rewards, windows.discounts, self.generator
         )
         self._clear_gradients()
         (loss + critic_loss).backward()
@@ -183,12 +199,14 @@ class CoReUpdate:
         metrics |= self._behavior_step(states)
         return metrics
 
-    def _critic_step(
-        self, states: States, actions: Tensor, rewards: Tensor, discounts: Tensor
-    ) -> dict[str, Tensor]:
+    def _critic_step(self, states: States, windows: Windows) -> dict[str, Tensor]:
         sac = self.agent.behavior
         loss, metrics = sac.critic_loss(
-            states.expected(), actions, rewards, discounts, self.generator
+            states.expected(),
+            windows.actions,
+            windows.rewards,
+            windows.discounts,
+            self.generator,
         )
         self._clear_gradients()
         loss.backward()
@@ -214,17 +232,27 @@ class CoReUpdate:
 
     # Parts --------------------------------------------------------------------------------------
 
-    def _prepare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        frames, actions, rewards, discounts = (
-            torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
-            for name in ("observation", "action", "reward", "discount")
+    def _observe(self, windows: Windows) -> tuple[Tensor, States]:
+        return self.agent.observe(
+            windows.pixels, windows.actions, self.generator, windows.proprioception
         )
-        size = self.learner.crop_size
+
+    def _prepare(self, batch: Batch) -> Windows:
+        def on_device(name: str) -> Tensor:
+            return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
+
+        frames, size = on_device("observation"), self.learner.crop_size
         if self.learner.random_crop:
             crops = random_crop(frames, size, self.generator)
         else:
             crops = centre_crop(frames, size)
-        return to_pixels(crops), actions, rewards / self.reward_divisor, discounts
+        return Windows(
+            pixels=to_pixels(crops),
+            proprioception=on_device("proprioception") if self.agent.proprioception_size else None,
+            actions=on_device("action"),
+            rewards=on_device("reward") / self.reward_divisor,
+            discounts=on_device("discount"),
+        )
 
     def _clear_gradients(self) -> None:
         self.agent.zero_grad(set_to_none=True)
@@ -247,6 +275,23 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: _on_cpu(value) for name, value in state.items()}
     return [_on_cpu(value) for value in state] if isinstance(state, list) else state
+
+
+def _groups(
+    parameters: Mapping[str, nn.Parameter], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Returns Adam's groups: all parameters in one, or weight matrices apart if they decay."""
+    if not weight_decay:
+        return [{"params": list(parameters.values()), "lr": rate}]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, value in parameters.items():
+        decays = value.dim() > 1 and "bias" not in name
+        (matrices if decays else others).append(value)
+    return [
+        {"params": matrices, "lr": rate, "weight_decay": weight_decay},
+        {"params": others, "lr": rate},
+    ]
 
 
 def _adam(groups: list[dict[str, Any]], beta1: float = 0.9) -> torch.optim.Adam:

@@ -2,12 +2,13 @@
 
 The step convention, stated here and nowhere else. Step t holds
 
-    observation  o_t, what the policy saw
-    action       a_t, what it did on seeing o_t
-    reward       what a_t earned: the sum over the action repeat, known only after a_t
-    is_first     o_t is the first observation of its episode
-    is_last      the episode ended after a_t; the observation after it is not stored
-    discount     1.0, or 0.0 where the task truly terminated after a_t (a time limit leaves 1.0)
+    observation     o_t, what the policy saw
+    proprioception  the part of o_t that is no picture, such as joints, where there is one
+    action          a_t, what it did on seeing o_t
+    reward          what a_t earned: the sum over the action repeat, known only after a_t
+    is_first        o_t is the first observation of its episode
+    is_last         the episode ended after a_t; the observation after it is not stored
+    discount        1.0, or 0.0 where the task truly terminated after a_t (a time limit: 1.0)
 
 Beware of the other common convention, in which step t holds the action that LED to o_t and the
 reward that came WITH it: there the first action and reward of an episode are padding. To feed a
@@ -160,13 +161,17 @@ class Schema:
         return cls(tuple(Field(str(f["name"]), tuple(f["shape"]), str(f["dtype"])) for f in fields))
 
 
-def step_schema(observation_shape: Sequence[int], action_size: int) -> Schema:
+def step_schema(
+    observation_shape: Sequence[int], action_size: int, proprioception_size: int = 0
+) -> Schema:
     """The system's schema: uint8 (H, W, 3) observations, float32 (A,) actions, and the four scalars
-    of a step.
+    of a step; with a `proprioception_size` P above 0 float32 (P,) proprioception as well.
     """
+    beside = [Field("proprioception", (int(proprioception_size),), "float32")]
     return Schema(
         (
             Field("observation", tuple(int(size) for size in observation_shape), "uint8"),
+            *(beside if proprioception_size else []),
             Field("action", (int(action_size),), "float32"),
             Field("reward", (), "float32"),
             Field("is_first", (), "bool"),

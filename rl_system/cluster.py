@@ -49,7 +49,7 @@ def object_store_mib(settings: Settings) -> int:
         environments_per_writer=settings.actors.environments_per_actor,
         chunk_length=settings.actors.chunk_agent_steps,
     )
-    schema = step_schema((size, size, 3), _ACTION_DIMS)
+    schema = step_schema((size, size, 3), _ACTION_DIMS, settings.proprioception_size)
     try:
         needed = -(-workload.object_store_bytes(schema, settings.replay) // MEBIBYTE)
     except ReplayError as error:

@@ -1,4 +1,4 @@
-"""What works on this machine and what to do about the rest: graphics, GPU, Ray, folders."""
+"""What works on this machine and what to do about the rest: graphics, GPU, Ray, robosuite."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ ray.init(address="local", num_cpus=1, object_store_memory=80 * 2**20, include_da
          log_to_driver=False, logging_level=logging.ERROR)
 print(json.dumps({"answer": ray.get(ray.remote(lambda: 42).remote(), timeout=60)}))
 ray.shutdown()
+"""
+
+
+# In robosuite's own Python.
+_ROBOSUITE = """
+import json, mujoco, robosuite
+print(json.dumps({"robosuite": robosuite.__version__, "mujoco": mujoco.__version__}))
 """
 
 
@@ -243,6 +250,25 @@ def check_folders(videos: str | None = None) -> list[Check]:
     return checks
 
 
+def check_robosuite() -> list[Check]:
+    """Import robosuite in its own Python. Where there is none, only its tasks are missing."""
+    from actors.environments.robosuite import PYTHON_VARIABLE, RobosuiteMissing, find_python
+    from actors.environments.settings import EnvironmentSettings
+
+    topic, build = "robosuite", "make robosuite"
+    try:
+        python = find_python(EnvironmentSettings(name="robosuite/door-panda"))
+    except RobosuiteMissing as error:
+        if os.environ.get(PYTHON_VARIABLE):
+            return [Check(topic, "warning", str(error), f"correct the variable, or: {build}")]
+        return [Check(topic, "ok", f"not here; only the tasks robosuite/* need it: {build}")]
+    answer, failure = _probe(_ROBOSUITE, python=str(python))
+    if answer is None:
+        return [Check(topic, "warning", f"{python}: {failure}", f"build it anew: {build}")]
+    found = f"{answer['robosuite']} with mujoco {answer['mujoco']} in {python}"
+    return [Check(topic, "ok", found)]
+
+
 SECTIONS: dict[str, Callable[[], list[Check]]] = {
     "graphics": check_graphics,
     "machine": check_machine,
@@ -250,6 +276,7 @@ SECTIONS: dict[str, Callable[[], list[Check]]] = {
     "torch": check_torch,
     "ray": check_ray,
     "folders": check_folders,
+    "robosuite": check_robosuite,
 }
 
 
@@ -308,13 +335,20 @@ def _draw(backend: str, device: int | None = None) -> tuple[Check, int]:
 
 
 def _probe(
-    code: str, *arguments: str, variables: dict[str, str] | None = None
+    code: str,
+    *arguments: str,
+    variables: dict[str, str] | None = None,
+    python: str | None = None,
 ) -> tuple[dict[str, Any] | None, str]:
-    """Run code in a process of its own; return its JSON answer, or None and why."""
+    """Run code in a process of its own; return its JSON answer, or None and why.
+
+    Another `python` than this one runs it without the variables and folders that are this one's.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})}
+    program = [sys.executable] if python is None else [python, "-I"]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [*program, "-c", code, *arguments],
             capture_output=True,
             text=True,
             timeout=_PROBE_TIMEOUT_S,

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from actors.environments.catalog import make_environment
+from actors.environments.catalog import find, make_environment
+from actors.worker import observation_fields, stack_observations
 from replay.seeds import seed_for
 from rl_system.errors import RunError
 from rl_system.tally import standard_error
 
 if TYPE_CHECKING:
-    from actors.environments.suite import SuiteEnvironment
+    from actors.environments.interface import Observation, PixelEnvironment
+    from actors.environments.settings import EnvironmentSettings
     from actors.worker import Policy
     from rl_system.settings import Settings
 
@@ -115,7 +117,7 @@ def evaluate(
         environments = []
         for number in range(min(section.parallel_episodes, count)):
             environment = make_environment(
-                replace(picture, difficulty=shown),
+                shown_at(picture, shown),
                 seed_for(root, "evaluation", shown, "environment", number),
                 chosen_split,
             )
@@ -138,9 +140,25 @@ def evaluate(
     return EvaluationResult(tuple(returns), agent_steps, shown, chosen_split, video)
 
 
+def shown_at(picture: EnvironmentSettings, difficulty: str) -> EnvironmentSettings:
+    """Returns the environment that was trained on, with other distractions and nothing else new.
+
+    It keeps the trained action repeat, which some difficulties have of their own, and takes the new
+    difficulty at its own range.
+    """
+    if difficulty == picture.difficulty:
+        return picture
+    return replace(
+        picture,
+        difficulty=difficulty,
+        action_repeat=find(picture.name).repeat(picture),
+        intensity=None,
+    )
+
+
 def _play(
     policy: Policy,
-    environments: list[SuiteEnvironment],
+    environments: list[PixelEnvironment],
     episodes: int,
     explore: bool,
     film: _Film | None,
@@ -154,7 +172,7 @@ def _play(
     agent_steps = 0
     while len(returns) < episodes:
         playing = environments[: episodes - len(returns)]
-        observation = np.stack([environment.reset().observation for environment in playing])
+        seen: list[Observation] = [environment.reset().observation for environment in playing]
         state = policy.initial_state(len(playing))
         is_first = np.ones(len(playing), bool)
         totals = np.zeros(len(playing))
@@ -163,13 +181,13 @@ def _play(
             if deadline is not None and time.monotonic() > deadline:
                 return returns, agent_steps
             if film is not None and running[0]:
-                film.add(observation[0])
-            action, state = policy.act(observation, state, is_first, explore)
+                film.add(observation_fields(seen[0])["observation"])
+            action, state = policy.act(stack_observations(seen), state, is_first, explore)
             is_first = np.zeros(len(playing), bool)
             for index in np.flatnonzero(running):
                 step = playing[index].step(action[index])
                 totals[index] += step.reward
-                observation[index] = step.observation
+                seen[index] = step.observation
                 running[index] = not step.last()
                 agent_steps += 1
         film = None
@@ -180,25 +198,25 @@ def _play(
 class _Film:
     """Collects frames of one environment: for people on the left, what the policy sees beside."""
 
-    def __init__(self, environment: SuiteEnvironment, seconds: float, size: int) -> None:
+    def __init__(self, environment: PixelEnvironment, seconds: float, size: int) -> None:
         self._environment = environment
         self._size = size // 2 * 2
         self._seconds = seconds
         self._frames: list[np.ndarray] = []
         self._times: list[float] = []  # of the frames, in simulated seconds
 
-    def add(self, observation: np.ndarray) -> None:
+    def add(self, picture: np.ndarray) -> None:
         """Films the present moment unless it is too soon or the film is full."""
-        now = float(self._environment.physics.time())
+        now = float(self._environment.time_s)
         if self._times and (
             now - self._times[-1] < 0.999 / _MAX_FRAMES_PER_S
             or now - self._times[0] >= self._seconds
         ):
             return
         scene = self._environment.render_frame(self._size)
-        rows = np.arange(self._size) * observation.shape[0] // self._size
-        columns = np.arange(self._size) * observation.shape[1] // self._size
-        frame = np.concatenate([scene, observation[rows][:, columns]], axis=1)
+        rows = np.arange(self._size) * picture.shape[0] // self._size
+        columns = np.arange(self._size) * picture.shape[1] // self._size
+        frame = np.concatenate([scene, picture[rows][:, columns]], axis=1)
         self._frames.append(frame[:, : frame.shape[1] // 2 * 2])
         self._times.append(now)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.environments.catalog import find
 from rl_system.errors import UserError
 from rl_system.evaluation import EvaluationResult, evaluate
 from rl_system.machine import cpus
@@ -49,7 +50,9 @@ def finish(directory: RunDirectory, settings: Settings, checkpoint: Path, consol
             )
             line |= {"twin/return_mean": twin.mean, "twin/return_se": twin.se}
             rows.append(("same policy", str(twin)))
-    if section.trivial_episodes > 0:
+    # Others cannot be stepped without drawing: that would take longer than the run.
+    undrawn = find(settings.environment.name).family == "dcs"
+    if section.trivial_episodes > 0 and undrawn:
         console.print("Measuring trivial policies ...", highlight=False)
         trivial = measure_trivial_policies(directory, settings)
         name = max(trivial, key=lambda policy: trivial[policy][0])
@@ -140,7 +143,7 @@ def measure_trivial_policies(
         settings.environment.name,
         settings.evaluation.trivial_episodes,
         seed_for(settings.run.seed, "trivial") % 2**32,
-        settings.environment.action_repeat,
+        settings.action_repeat,
     )
     write_json(directory.trivial_file, {name: list(pair) for name, pair in measured.items()})
     return measured

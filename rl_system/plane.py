@@ -80,7 +80,7 @@ class DataPlane:
         recovery = Path(directory).absolute() / f"{prefix}-recovery"
         replay = ReplayService.create(
             prefix,
-            step_schema((size, size, 3), dims),
+            step_schema((size, size, 3), dims, settings.proprioception_size),
             settings.replay,
             Workload(
                 samples_per_insert=ratio,

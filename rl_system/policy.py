@@ -22,7 +22,12 @@ _PREFIX = "agent."
 def build_agent(settings: Settings, action_dims: int) -> CoReAgent:
     """Returns a new agent of these settings, on the CPU."""
     return CoReAgent(
-        settings.model, settings.objective, settings.behavior, settings.learner, action_dims
+        settings.model,
+        settings.objective,
+        settings.behavior,
+        settings.learner,
+        action_dims,
+        settings.proprioception_size,
     )
 
 

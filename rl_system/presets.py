@@ -5,7 +5,9 @@ are read first; later ones win over earlier ones, and the file itself over all. 
 are relative to the file when they end in .yaml.
 
 `SYSTEM/TASK/SIZE`, for example `core/cheetah-run/paper`, needs no file of its own: it is
-`configs/SYSTEM.yaml`, then `configs/sizes/SIZE.yaml`, then `environment.name: dcs/TASK`.
+`configs/SYSTEM.yaml`, then `configs/sizes/SIZE.yaml`, then `environment.name: dcs/TASK`. For a task
+of robosuite `configs/robosuite/SIZE.yaml` comes behind the size, and behind that, for
+`TASK-proprioception`, `configs/robosuite/proprioception.yaml`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from typing import Any
 
 import yaml
 
-from actors.environments.catalog import PAPER_TASKS, PREFIX, UnknownEnvironment, find
+from actors.environments.catalog import (
+    PAPER_TASKS,
+    PREFIX,
+    ROBOSUITE_PREFIX,
+    Entry,
+    list_environments,
+)
 from configs import DIRECTORY
 from rl_system.errors import SettingsError
 from rl_system.fields import nearest
@@ -23,20 +31,30 @@ from rl_system.fields import nearest
 Sections = dict[str, dict[str, Any]]
 
 SIZES = "sizes"
+ROBOSUITE = "robosuite"
+PROPRIOCEPTION = "proprioception"
 
 
 def list_presets() -> list[str]:
-    """Return the names of all presets: every file, and the six tasks by composition."""
+    """Return the names of all presets: every file, and by composition the six tasks of the
+    Distracting Control Suite and those of robosuite.
+    """
     files = [
         path.relative_to(DIRECTORY).with_suffix("").as_posix()
         for path in sorted(DIRECTORY.rglob("*.yaml"))
     ]
     systems = [name for name in files if "/" not in name and name != "default"]
     sizes = [name.split("/", 1)[1] for name in files if name.startswith(f"{SIZES}/")]
+    doors = [
+        entry.name.removeprefix(ROBOSUITE_PREFIX) + suffix
+        for entry in list_environments()
+        if entry.family == ROBOSUITE
+        for suffix in ("", f"-{PROPRIOCEPTION}")
+    ]
     composed = [
-        f"{system}/{task.removeprefix(PREFIX)}/{size}"
+        f"{system}/{task}/{size}"
         for system in systems
-        for task in PAPER_TASKS
+        for task in [*(name.removeprefix(PREFIX) for name in PAPER_TASKS), *doors]
         for size in sizes
     ]
     return [*files, *(name for name in composed if name not in files)]
@@ -98,17 +116,36 @@ def _compose(name: str, parents: tuple[str, ...]) -> Sections:
         system, task, size = parts
         files = [DIRECTORY / f"{system}.yaml", DIRECTORY / SIZES / f"{size}.yaml"]
         if all(path.is_file() for path in files):
-            try:
-                entry = find(PREFIX + task)
-            except UnknownEnvironment as error:
-                raise SettingsError(str(error)) from error
-            sections = merge(_read(system, None, parents), _read(f"{SIZES}/{size}", None, parents))
+            entry, with_proprioception = _task(task)
+            names = [system, f"{SIZES}/{size}"]
+            if entry.family == ROBOSUITE:
+                names.append(f"{ROBOSUITE}/{size}")
+            if with_proprioception:
+                names.append(f"{ROBOSUITE}/{PROPRIOCEPTION}")
+            sections: Sections = {}
+            for part in names:
+                sections = merge(sections, _read(part, None, parents))
             return merge(sections, {"environment": {"name": entry.name}})
     if Path(name).is_file():
         raise SettingsError(f"{name} is a file, but no YAML file: give it the ending .yaml.")
     raise SettingsError(
         f"There is no preset {name!r}.{nearest(name, list_presets(), 3)} "
         "`rl-system train --list` lists all; a file of your own ends in .yaml."
+    )
+
+
+def _task(name: str) -> tuple[Entry, bool]:
+    """Return the environment of a preset's TASK and whether it is to show proprioception."""
+    plain = name.removesuffix(f"-{PROPRIOCEPTION}")
+    entries = list_environments()
+    for entry in entries:
+        if entry.name.partition("/")[2] == plain:
+            if plain != name and not entry.proprioception_dims:
+                raise SettingsError(f"{entry.name} has no proprioception: name the task {plain}.")
+            return entry, plain != name
+    raise SettingsError(
+        f"No environment is called {plain!r}.{nearest(plain, [e.name for e in entries], 3)} "
+        "`rl-system envs` lists all."
     )
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from actors.environments.backend import GraphicsUnavailable
 from actors.environments.catalog import Split, make_environment
+from actors.environments.robosuite import RobosuiteMissing
 from actors.environments.videos import VideoFolderError
 from rl_system.checkpoints import Checkpoint, Checkpoints
 from rl_system.cluster import native_messages_to, ray_cluster
@@ -295,18 +296,19 @@ def check_environment(settings: Settings) -> None:
     warned of, since the measurements at the end are made here.
 
     Raises:
-        GraphicsUnavailable, VideoFolderError: Nothing can be drawn, or there are no videos.
+        GraphicsUnavailable, VideoFolderError, RobosuiteMissing: Nothing can be drawn, there are no
+            videos, or the robots' simulator is not installed.
         SettingsError: The settings do not fit the task.
     """
     try:
         _make_environments(settings)
-    except (GraphicsUnavailable, VideoFolderError) as error:
+    except (GraphicsUnavailable, RobosuiteMissing, VideoFolderError) as error:
         if settings.run.address is None:
             raise
         logger.warning(
-            "This machine cannot draw: %s\nTraining on the cluster at %s can do without. The "
-            "measurements at its end cannot: make `rl-system resume` do them on a node, or set "
-            "evaluation.final_episodes=0.",
+            "This machine cannot make the environment: %s\nTraining on the cluster at %s can do "
+            "without. The measurements at its end cannot: make `rl-system resume` do them on a "
+            "node, or set evaluation.final_episodes=0.",
             error,
             settings.run.address,
         )

@@ -23,7 +23,6 @@ from learners.settings import (
 from replay.settings import ReplaySettings
 from rl_system.errors import SettingsError
 
-
 # Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
 CHOICES: dict[str, tuple[str, ...]] = {
     "objective.decode_from": DECODE_FROM,
@@ -116,6 +115,15 @@ class Settings:
         return -(-self._entry().episode_simulator_steps // self.action_repeat)
 
     @property
+    def proprioception_size(self) -> int:
+        """Numbers beside each picture; 0 where `environment.proprioception` is off.
+
+        Raises:
+            SettingsError: the task is unknown.
+        """
+        return self._entry().proprioception_dims if self.environment.proprioception else 0
+
+    @property
     def samples_per_insert(self) -> float:
         """Agent steps trained on per agent step stored: what the replay limiter holds."""
         learner = self.learner
@@ -128,7 +136,12 @@ class Settings:
             SettingsError: two fields do not fit; the message names both and what to do. All
                 problems found are listed.
         """
-        problems = [*self._wrong_choices(), *self._wrong_shapes(), *self._wrong_pace()]
+        problems = [
+            *self._wrong_choices(),
+            *self._wrong_environment(),
+            *self._wrong_shapes(),
+            *self._wrong_pace(),
+        ]
         if problems:
             raise SettingsError("\n".join(problems))
         return self
@@ -146,6 +159,31 @@ class Settings:
             value = getattr(getattr(self, section), key)
             if value is not None and value not in allowed:
                 problems.append(f"{path} is {value!r}; choose from {', '.join(allowed)}.")
+        return problems
+
+    def _wrong_environment(self) -> list[str]:
+        problems = []
+        entry, allowed = self._entry(), self._entry().difficulties
+        for path, level in {
+            "environment.difficulty": self.environment.difficulty,
+            "evaluation.difficulty": self.evaluation.difficulty,
+            "evaluation.distracted_twin": self.evaluation.distracted_twin,
+        }.items():
+            if level in DIFFICULTIES and level not in allowed:
+                problems.append(
+                    f"{path} is {level!r}, which {entry.name} does not have; choose from "
+                    f"{', '.join(allowed)}."
+                )
+        if self.environment.proprioception and not entry.proprioception_dims:
+            problems.append(
+                f"environment.proprioception is true and {entry.name} shows pictures alone: set it "
+                "to false, or choose a robosuite task."
+            )
+        if any(width < 1 for width in self.model.proprioception_dims):
+            problems.append(
+                f"model.proprioception_dims is {list(self.model.proprioception_dims)}; every layer "
+                "needs 1 unit or more."
+            )
         return problems
 
     def _wrong_shapes(self) -> list[str]:
@@ -205,6 +243,10 @@ class Settings:
         }.items():
             if value <= 0:
                 problems.append(f"{path} is {value}; it must be above 0.")
+        if learner.weight_decay < 0:
+            problems.append(
+                f"learner.weight_decay is {learner.weight_decay}; it must be 0 or more."
+            )
         parts = replay.shards * max(1, learner.count)
         if learner.batch_size % parts:
             near = max(parts, round(learner.batch_size / parts) * parts)

@@ -47,7 +47,8 @@ _TASKS: dict[str, dict[str, int]] = {
     "swimmer": {"swimmer6": 5, "swimmer15": 14},
     "walker": {"run": 6, "stand": 6, "walk": 6},
 }
-_ROBOTS: dict[str, int] = {"panda": 7, "jaco": 7}
+# Robots of robosuite, with the dimensions of their actions and of their proprioception.
+_ROBOTS: dict[str, tuple[int, int]] = {"panda": (7, 32), "jaco": (7, 40)}
 
 # Action repeats of PlaNet, Dreamer v1 and CoRe, which agree where they overlap.
 _ACTION_REPEATS: dict[str, int] = {
@@ -102,6 +103,7 @@ class Entry:
     action_repeat: int  # simulator steps per agent step when the settings give none
     in_paper: bool  # one of the six tasks of the Distracting Control Suite benchmark
     episode_simulator_steps: int = 1000  # simulator steps of a full episode
+    proprioception_dims: int = 0  # size of the proprioception; 0: this environment has none
 
     @property
     def difficulties(self) -> tuple[str, ...]:
@@ -145,8 +147,9 @@ def list_environments() -> list[Entry]:
             action_repeat=1,
             in_paper=False,
             episode_simulator_steps=500,
+            proprioception_dims=proprioception_dims,
         )
-        for robot, action_dims in _ROBOTS.items()
+        for robot, (action_dims, proprioception_dims) in _ROBOTS.items()
     ]
     return sorted(entries, key=lambda entry: (not entry.in_paper, entry.name))
 

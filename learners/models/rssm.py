@@ -41,9 +41,17 @@ class States:
 
 
 class RSSM(nn.Module):
-    """Future predictor p(z_t | z_t-1, a_t-1) and correction model q(z_t | z^_t, x_t)."""
+    """Future predictor p(z_t | z_t-1, a_t-1) and correction model q(z_t | z^_t, x_t).
 
-    def __init__(self, settings: ModelSettings, action_dims: int) -> None:
+    Args:
+        settings: Shapes.
+        action_dims: Size A of an action.
+        observation_dims: Size F of the features x_t; None is that of the image features alone.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, action_dims: int, observation_dims: int | None = None
+    ) -> None:
         super().__init__()
         hidden, latent, recurrent = (
             settings.hidden_dims,
@@ -52,9 +60,8 @@ class RSSM(nn.Module):
         )
         self.recurrent_dims = recurrent
         self.latent_dims = latent
-        self.embedding = MLP(
-            [settings.feature_dims, settings.embedding_dims, settings.embedding_dims], nn.ELU
-        )
+        features = settings.feature_dims if observation_dims is None else observation_dims
+        self.embedding = MLP([features, settings.embedding_dims, settings.embedding_dims], nn.ELU)
         self.transition_input = MLP([latent + action_dims, hidden, hidden], nn.ELU, last=True)
         self.cell = LayerNormGRUCell(hidden, recurrent)
         self.prior_head = GaussianHead([recurrent, hidden, hidden, hidden], latent)
@@ -64,7 +71,7 @@ class RSSM(nn.Module):
         initialise(self)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Map image features (..., F) to normalised embeddings (..., E)."""
+        """Map observation features (..., F) to normalised embeddings (..., E)."""
         return without_affine_norm(self.embedding(features))
 
     def transition(self, latent: Tensor, action: Tensor, recurrent: Tensor) -> Tensor:
@@ -86,10 +93,10 @@ class RSSM(nn.Module):
         """Filter windows that all start from h_0 = 0.
 
         The first step has no previous action, so the transition is skipped there: its posterior
-        sees the image alone (released code; the paper steps the RSSM from z_0 = 0, a_0 = 0).
+        sees the observation alone (released code; the paper steps the RSSM from z_0 = 0, a_0 = 0).
 
         Args:
-            features: Image features (T, B, F).
+            features: Observation features x (T, B, F).
             actions: Actions (T, B, A); `actions[t]` was taken on the observation of step t.
             generator: Source of the posterior noise.
 
@@ -100,14 +107,14 @@ class RSSM(nn.Module):
         embeddings = self.embed(features)  # (T, B, E)
         # Only the recurrent half of the first layers depends on the loop: the rest is done at once.
         correction, transition = self.posterior_head.network, self.transition_input
-        image_dims = embeddings.shape[-1]
-        from_image = F.linear(
-            embeddings, correction.entry.weight[:, :image_dims], correction.entry.bias
+        observed_dims = embeddings.shape[-1]
+        from_observed = F.linear(
+            embeddings, correction.entry.weight[:, :observed_dims], correction.entry.bias
         )  # (T, B, hidden)
         from_action = F.linear(
             actions[:-1], transition.entry.weight[:, self.latent_dims :], transition.entry.bias
         )  # (T-1, B, hidden)
-        recurrent_weight = correction.entry.weight[:, image_dims:].t()
+        recurrent_weight = correction.entry.weight[:, observed_dims:].t()
         latent_weight = transition.entry.weight[:, : self.latent_dims].t()
         noise = torch.randn(
             (horizon, batch, self.latent_dims), generator=generator, device=features.device
@@ -116,7 +123,7 @@ class RSSM(nn.Module):
         latent = embeddings.new_zeros(batch, self.latent_dims)
         recurrents, latents, means, log_stds = [], [], [], []
         for t in range(horizon):
-            hidden = from_image[t]
+            hidden = from_observed[t]
             if t > 0:
                 inputs = torch.addmm(from_action[t - 1], latent, latent_weight)
                 recurrent = self.cell(transition.after_entry(inputs), recurrent)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from dm_env import specs
 
+from actors.environments.interface import Observation
 from actors.stream import ChunkStream
-from actors.worker import Worker
+from actors.worker import Worker, stack_observations
 from replay.errors import ReplayTimeout
-from replay.schema import Chunk, step_schema
+from replay.schema import Chunk, Schema, step_schema
 
 SCHEMA = step_schema((4, 4, 3), 2)
+WITH_PROPRIOCEPTION = step_schema((4, 4, 3), 2, 3)
 
 
 class Counting:
@@ -26,7 +28,7 @@ class Counting:
         self.actions: list[np.ndarray] = []
         self.number = 0
 
-    def _frame(self) -> np.ndarray:
+    def _frame(self) -> Observation:
         return np.full((4, 4, 3), self.number, np.uint8)
 
     def reset(self) -> dm_env.TimeStep:
@@ -44,6 +46,17 @@ class Counting:
 
     def action_spec(self) -> Any:
         return specs.BoundedArray((2,), np.float32, -1, 1)
+
+
+class Feeling(Counting):
+    """Shows the number of its step in every pixel and a quarter of it in proprioception."""
+
+    def _frame(self) -> Observation:
+        picture = np.full((4, 4, 3), self.number, np.uint8)
+        return {
+            "observation": picture,
+            "proprioception": np.full(3, self.number / 4, np.float32),
+        }
 
 
 class Remembering:
@@ -66,21 +79,22 @@ class Remembering:
 class Sink:
     """Takes chunks, or refuses as long as `full`."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: Schema = SCHEMA) -> None:
+        self.schema = schema
         self.chunks: list[Chunk] = []
         self.full = False
 
     def __call__(self, chunk: Chunk) -> None:
         if self.full:
             raise ReplayTimeout("full")
-        SCHEMA.validate(chunk)
+        self.schema.validate(chunk)
         self.chunks.append(chunk)
 
 
 def _worker(
-    environments: list[Counting], policy: Remembering, sink: Sink, length: int = 3, **more: Any
+    environments: list[Counting], policy: Any, sink: Sink, length: int = 3, **more: Any
 ) -> Worker:
-    streams = [ChunkStream(sink, SCHEMA, f"a/{n}", length) for n in range(len(environments))]
+    streams = [ChunkStream(sink, sink.schema, f"a/{n}", length) for n in range(len(environments))]
     generator = np.random.default_rng(0)
     return Worker(environments, policy, streams, generator=generator, **more)
 
@@ -107,6 +121,52 @@ def test_a_step_holds_the_frame_acted_on_and_the_reward_that_the_action_earned()
     assert np.array_equal(steps["action"], np.stack(environment.actions))
     assert steps["is_first"].tolist() == [True, False, False, False]
     assert steps["discount"].tolist() == [1, 1, 1, 1]
+
+
+class Watching(Remembering):
+    """Keeps the observations that it acts on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: list[Observation] = []
+
+    def act(
+        self, observation: Any, state: np.ndarray, is_first: np.ndarray, explore: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.observed.append(observation)
+        return super().act(observation["observation"], state, is_first, explore)
+
+
+def test_the_policy_sees_proprioception_stacked_beside_the_pictures_of_all_environments() -> None:
+    policy = Watching()
+    _worker([Feeling(3), Feeling(5)], policy, Sink(WITH_PROPRIOCEPTION)).run(rounds=4)
+    for observed in policy.observed:
+        assert isinstance(observed, dict)
+        assert observed["observation"].shape == (2, 4, 4, 3)
+        assert observed["proprioception"].shape == (2, 3)
+        assert observed["proprioception"].dtype == np.float32
+        pictured = observed["observation"][:, 0, 0, 0]
+        np.testing.assert_array_equal(observed["proprioception"][:, 0], pictured / 4)
+    assert [observed["observation"][0, 0, 0, 0] for observed in policy.observed] == [0, 1, 2, 0]
+
+
+def test_a_step_holds_the_proprioception_that_was_acted_on_as_a_field_of_its_own() -> None:
+    sink = Sink(WITH_PROPRIOCEPTION)
+    _worker([Feeling(4)], Watching(), sink, length=8).run(rounds=4)
+    (chunk,) = sink.chunks
+    assert chunk.steps["observation"][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert chunk.steps["proprioception"][:, 2].tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert chunk.steps["reward"].tolist() == [1, 2, 3, 4]
+
+
+def test_stacked_observations_are_new_arrays() -> None:
+    single = Feeling()._frame()
+    assert isinstance(single, dict)
+    stacked = stack_observations([single, single])
+    assert isinstance(stacked, dict)
+    single["observation"][...] = 9
+    single["proprioception"][...] = 9
+    assert stacked["observation"].max() == 0 and stacked["proprioception"].max() == 0
 
 
 @pytest.mark.parametrize(("terminates", "discount"), [(True, 0.0), (False, 1.0)])

@@ -283,6 +283,54 @@ def test_rewards_are_divided_before_every_loss(make_update, batch):
     assert update.metrics()["loss/reward"] == pytest.approx(scaled.metrics()["loss/reward"])
 
 
+@pytest.mark.parametrize("order", ["sequential", "fused"])
+def test_weight_decay_pulls_weight_matrices_to_zero_and_leaves_the_rest_alone(
+    make_update, batch, order
+):
+    """So strong a decay outweighs every gradient: Adam's first step is its rate towards zero."""
+    objective = ObjectiveSettings(critic_gradient_to_model=False)
+    decayed = make_update(update_order=order, objective=objective, weight_decay=1e6)
+    plain = make_update(update_order=order, objective=objective)
+    before = copy.deepcopy(plain.agent.state_dict())
+    for update in (decayed, plain):
+        update.step(batch)
+    model = dict(plain.agent.model.named_parameters())
+    after = dict(decayed.agent.model.named_parameters())
+    for name, value in model.items():
+        if value.dim() > 1:
+            old = before[f"model.{name}"]
+            clear = old.abs() > 1e-2
+            expected = old - plain.learner.model_rate * old.sign()
+            torch.testing.assert_close(after[name][clear], expected[clear], atol=1e-6, rtol=0.0)
+        else:
+            assert torch.equal(after[name], value), name
+    biases = plain.agent.behavior.critics.biases
+    assert all(
+        (new - old).abs().max() < 3 * plain.learner.critic_rate
+        for new, old in zip(decayed.agent.behavior.critics.biases, biases, strict=True)
+    )
+
+
+def test_the_critics_step_decays_no_weight_that_the_bellman_error_does_not_reach(
+    make_update, batch
+):
+    """Of two steps on the model, the critic's passes by what it has no gradient for."""
+    update = make_update(weight_decay=1e6)
+    heads = {name: value.clone() for name, value in update.agent.model.reward.named_parameters()}
+    update.step(batch)
+    rate = update.learner.model_rate
+    for name, value in update.agent.model.reward.named_parameters():
+        assert (value - heads[name]).abs().max() < 1.01 * rate, name  # one step, not two
+
+
+def test_a_run_without_weight_decay_keeps_its_optimisers_groups(make_update):
+    """So that checkpoints of before it was a setting can be continued."""
+    groups = {
+        name: len(optimizer.param_groups) for name, optimizer in make_update().optimizers.items()
+    }
+    assert groups == {"model": 2, "critic": 2, "actor": 1, "alpha": 1}
+
+
 def test_unknown_update_order_names_the_known_ones(make_update):
     with pytest.raises(ValueError, match="sequential"):
         make_update(update_order="parallel")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from replay import Chunk, ChunkError, ChunkKey, Field, Schema, seed_for
-from tests.replay.episodes import SCHEMA, chunk
+from replay import Chunk, ChunkError, ChunkKey, Field, Schema, seed_for, step_schema
+from replay.table import Table
+from tests.replay.episodes import SCHEMA, assert_windows_are_whole, chunk, episode
 
 
 def changed(**fields: np.ndarray) -> Chunk:
@@ -50,6 +51,32 @@ def test_a_bad_chunk_is_refused_by_field_with_what_was_expected_and_what_came(
 
 def test_a_schema_survives_the_way_through_a_manifest() -> None:
     assert Schema.from_json(SCHEMA.to_json()) == SCHEMA
+
+
+def test_proprioception_is_a_field_of_its_own_beside_the_picture_and_absent_at_size_zero() -> None:
+    schema = step_schema((4, 4, 3), 2, 5)
+    assert schema.names == SCHEMA.names | {"proprioception"}
+    assert schema.bytes_per_step == SCHEMA.bytes_per_step + 5 * 4
+    assert Schema.from_json(schema.to_json()) == schema
+    assert step_schema((4, 4, 3), 2, 0) == SCHEMA
+    good = chunk("a", 0, 0, 5, schema=schema)
+    schema.validate(good)
+    short = {**good.steps, "proprioception": np.zeros((5, 4), np.float32)}
+    with pytest.raises(ChunkError, match=r"'proprioception' expected float32 \(5, 5\)"):
+        schema.validate(Chunk(good.key, short))
+    with pytest.raises(ChunkError, match=r"not in the schema .*proprioception"):
+        SCHEMA.validate(good)
+
+
+def test_proprioception_stays_with_its_picture_on_the_way_through_replay() -> None:
+    table = Table(step_schema((4, 4, 3), 2, 3), 64)
+    for part in episode("a", 0, 40, schema=table.schema):
+        part.steps["proprioception"][...] = part.steps["reward"][:, None] + [0.0, 0.25, 0.5]
+        table.insert(part)
+    batch = table.gather(np.array([0, 0]), np.array([0, 25]), 11)
+    assert_windows_are_whole(batch)
+    expected = batch["reward"][..., None] + np.array([0.0, 0.25, 0.5], np.float32)
+    np.testing.assert_array_equal(batch["proprioception"], expected)
 
 
 def test_a_schema_without_episode_borders_is_refused() -> None:

@@ -21,6 +21,7 @@ from rl_system.fields import fields_of
 from rl_system.settings import Settings
 
 PAPER = "core/cartpole-swingup/paper"  # the one preset whose numbers never change
+DOOR = "core/door-panda/paper"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,42 @@ def test_the_paper_preset_keeps_the_paper_defaults_of_model_objective_and_behavi
         assert getattr(paper, section) == getattr(default, section)
     assert paper.environment.difficulty == "medium"
     assert paper.environment.dynamic
+
+
+@pytest.mark.parametrize(("robot", "size"), [("panda", 32), ("jaco", 40)])
+def test_the_door_is_composed_with_and_without_proprioception(robot: str, size: int) -> None:
+    pictures = load_settings(f"core/door-{robot}/paper")
+    both = load_settings(f"core/door-{robot}-proprioception/paper")
+    for settings in (pictures, both):
+        environment = settings.environment
+        assert (environment.name, environment.difficulty) == (
+            f"robosuite/door-{robot}",
+            "randomized",
+        )
+        assert not environment.dynamic
+        assert (environment.image_size, settings.learner.crop_size) == (144, 128)
+        assert (settings.action_repeat, settings.episode_agent_steps) == (1, 500)
+        assert settings.run.max_simulator_steps == 1_000_000
+        assert settings.learner.alpha_beta1 == 0.9
+        assert settings.model.conv_strides == (2, 2, 1, 1, 1)
+    assert (pictures.proprioception_size, both.proprioception_size) == (0, size)
+    assert (pictures.learner.weight_decay, both.learner.weight_decay) == (0.0, 1e-8)
+    assert pictures.replay.capacity_agent_steps == 100_000
+    assert both.replay.capacity_agent_steps == 200_000
+
+
+@pytest.mark.parametrize("size", ["small", "tiny"])
+def test_smaller_doors_show_the_same_part_of_the_scene_as_the_papers(size: str) -> None:
+    settings = load_settings(f"core/door-panda-proprioception/{size}")
+    assert settings.learner.crop_size / settings.environment.image_size == pytest.approx(128 / 144)
+    assert settings.proprioception_size == 32
+    assert (settings.behavior.reward_divisor, settings.objective.reward_scale) == (1.0, 1.0)
+
+
+def test_the_tasks_of_the_suite_are_composed_without_anything_of_robosuite() -> None:
+    settings = load_settings(PAPER)
+    assert settings.learner.alpha_beta1 == Settings().learner.alpha_beta1
+    assert settings.proprioception_size == 0
 
 
 def test_overrides_win_over_the_preset_and_the_last_one_over_the_others() -> None:
@@ -127,6 +164,36 @@ def test_settings_that_do_not_fit_each_other_name_both_and_say_what_to_do(
         load_settings(PAPER, entries)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "entry", "words"),
+    [
+        (PAPER, "environment.difficulty=randomized", ["environment.difficulty", "background60"]),
+        (PAPER, "evaluation.difficulty=randomized", ["evaluation.difficulty", "natural"]),
+        (DOOR, "environment.difficulty=medium", ["robosuite/door-panda", "none, randomized."]),
+        (DOOR, "evaluation.distracted_twin=hard", ["evaluation.distracted_twin", "randomized."]),
+        (PAPER, "environment.proprioception=true", ["pictures alone", "robosuite"]),
+        (DOOR, "model.proprioception_dims=[200, 0]", ["model.proprioception_dims", "1 unit"]),
+        (DOOR, "learner.crop_size=145", ["learner.crop_size (145)", "image_size (144)"]),
+        (DOOR, "learner.crop_size=8", ["8 x 8 crop", "model.conv_strides"]),
+        (DOOR, "learner.weight_decay=-1", ["learner.weight_decay", "0 or more"]),
+    ],
+)
+def test_what_the_environment_does_not_have_is_refused_with_what_it_has(
+    preset: str, entry: str, words: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load_settings(preset, [entry])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_proprioception_without_layers_of_its_own_is_allowed() -> None:
+    settings = load_settings(f"{DOOR}", ["model.proprioception_dims=[]"])
+    assert settings.model.observation_dims(32) == 50 + 32
+    assert load_settings(DOOR).model.observation_dims(32) == 250
+    assert load_settings(DOOR).model.observation_dims() == 50
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -218,6 +285,10 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         load_settings("defalt")
     with pytest.raises(SettingsError, match="dcs/cheetah-run"):
         load_settings("core/cheetah-rum/tiny")
+    with pytest.raises(SettingsError, match="robosuite/door-panda"):
+        load_settings("core/door-pand/tiny")
+    with pytest.raises(SettingsError, match="has no proprioception: name the task cheetah-run"):
+        load_settings("core/cheetah-run-proprioception/tiny")
 
 
 def test_describe_lists_every_setting_with_its_default() -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors.environments import robosuite
+from actors.environments.settings import EnvironmentSettings
 from rl_system import cluster, doctor, machine
 from rl_system.cli import main
 from rl_system.config import load_settings
@@ -63,8 +66,35 @@ def test_a_folder_without_videos_is_a_failure_that_says_what_it_should_hold(
 
 
 def test_whatever_needs_doing_comes_with_advice() -> None:
-    for check in [*doctor.check_machine(), *doctor.check_versions(), *doctor.check_folders()]:
+    checks = [*doctor.check_machine(), *doctor.check_versions(), *doctor.check_folders()]
+    for check in [*checks, *doctor.check_robosuite()]:
         assert check.status == "ok" or check.advice
+
+
+def test_a_machine_without_robosuite_is_fine_and_told_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(robosuite.PYTHON_VARIABLE, raising=False)
+    monkeypatch.setattr(robosuite, "_BUILT", Path("nowhere", "python"))
+    (check,) = doctor.check_robosuite()
+    assert check.status == "ok" and "make robosuite" in check.found
+    monkeypatch.setenv(robosuite.PYTHON_VARIABLE, str(tmp_path / "python"))
+    (check,) = doctor.check_robosuite()
+    assert check.status == "warning" and str(tmp_path) in check.found
+    monkeypatch.setenv(robosuite.PYTHON_VARIABLE, sys.executable)  # has none
+    (check,) = doctor.check_robosuite()
+    assert check.status == "warning" and "No module named" in check.found
+    assert "make robosuite" in check.advice
+
+
+def test_the_python_of_robosuite_is_named_with_its_versions() -> None:
+    try:
+        python = robosuite.find_python(EnvironmentSettings(name="robosuite/door-panda"))
+    except robosuite.RobosuiteMissing as error:
+        pytest.skip(str(error))
+    (check,) = doctor.check_robosuite()
+    assert check.status == "ok"
+    assert str(python) in check.found and "mujoco 3." in check.found
 
 
 def test_the_command_ends_with_1_only_for_failures(
@@ -129,8 +159,6 @@ def test_a_cluster_that_does_not_answer_names_the_setting() -> None:
 def test_native_messages_go_to_a_file_and_python_errors_to_the_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     with cluster.native_messages_to(tmp_path / "native.log"):
         os.write(2, b"from a library\n")
         print("from Python", file=sys.stderr)

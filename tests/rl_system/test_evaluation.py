@@ -8,9 +8,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from actors.environments.settings import EnvironmentSettings
 from rl_system.config import load_settings
 from rl_system.errors import RunError
-from rl_system.evaluation import EvaluationResult, evaluate
+from rl_system.evaluation import EvaluationResult, evaluate, shown_at
 from rl_system.settings import Settings
 
 
@@ -81,6 +82,24 @@ def test_a_difficulty_shows_distractions_that_training_did_not_have(settings: Se
     result = evaluate(distracted, settings, episodes=1, difficulty="easy")
     assert result.difficulty == "easy"
     assert not np.array_equal(clean.first[0], distracted.first[0])
+
+
+def test_another_difficulty_keeps_the_trained_action_repeat(settings: Settings) -> None:
+    environment = replace(settings.environment, difficulty="natural", action_repeat=None)
+    trained = replace(settings, environment=environment)
+    assert trained.action_repeat == 2  # cartpole's own is 8
+    result = evaluate(ConstantPolicy(), trained, episodes=1, difficulty="none")
+    assert result.agent_steps == 500
+    assert shown_at(environment, "natural") is environment
+
+
+def test_another_difficulty_comes_at_its_own_range() -> None:
+    trained = EnvironmentSettings(difficulty="medium", intensity=0.15)
+    assert shown_at(trained, "medium").intensity == 0.15
+    for difficulty in ("none", "hard", "background60"):
+        shown = shown_at(trained, difficulty)
+        assert (shown.difficulty, shown.intensity) == (difficulty, None)
+        assert replace(shown, difficulty="medium", intensity=0.15, action_repeat=None) == trained
 
 
 def test_held_out_videos_are_not_those_of_training(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rl_system.checkpoints import Checkpoints
 from rl_system.errors import RunError, SettingsError, UserError
+from rl_system.finish import finish
 from rl_system.interrupt import Interrupt, Stopped
 from rl_system.progress import Limits, Progress
 from rl_system.run import resume, train_until_done
@@ -192,6 +193,23 @@ def test_a_run_whose_end_was_interrupted_gets_the_rest_of_it(
     assert len(facts["resumed"]) == 2
     assert [line["updates"] for line in directory.metrics()] == [10, 20, 30, 40, 50]
     assert directory.report.is_file()
+
+
+def test_trivial_policies_are_measured_only_where_that_needs_no_drawing(
+    settings: Settings,
+) -> None:
+    """A robot's simulator draws every step: measuring them would take longer than the run."""
+    measured = replace(settings.evaluation, final_episodes=0, trivial_episodes=1)
+    for name, there in (("dcs/cheetah-run", True), ("robosuite/door-panda", False)):
+        of = replace(
+            settings,
+            environment=replace(settings.environment, name=name),
+            evaluation=measured,
+            run=replace(settings.run, name=name.partition("/")[2], report=False),
+        )
+        directory = RunDirectory.create(of)
+        finish(directory, of, directory.checkpoints / "000001", Console(file=io.StringIO()))
+        assert bool(directory.trivial()) == there
 
 
 def test_tensorboard_forgets_what_the_metrics_forget(settings: Settings) -> None:
