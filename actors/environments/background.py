@@ -133,9 +133,10 @@ class SkyVideo:
     def __init__(self, clock: SwingingClock, blend: float, sky: np.ndarray) -> None:
         self._clock = clock
         self._blend = np.float32(blend)
-        self._under = sky.astype(np.float32) * np.float32(1.0 - blend)
-        self._mixed = np.empty_like(self._under)
         self._texture = np.ascontiguousarray(sky)
+        if blend < 1.0:
+            self._under = sky.astype(np.float32) * np.float32(1.0 - blend)
+            self._mixed = np.empty_like(self._under)
 
     @property
     def token(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ for.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -34,13 +35,20 @@ def make_video(name: str, size: int, num_frames: int = NUM_FRAMES) -> np.ndarray
 
     It takes some tenths of a second, whatever the size.
     """
+    frames = np.empty((num_frames, size, size, 3), np.uint8)
+    for index, frame in enumerate(draw_frames(name, num_frames)):
+        frames[index] = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+    return frames
+
+
+def draw_frames(name: str, num_frames: int = NUM_FRAMES) -> Iterator[np.ndarray]:
+    """Yields the frames of the video of that name, each uint8 (800, 800, 3), RGB."""
     generator = np.random.default_rng([VERSION, zlib.crc32(name.encode())])
     # Periodic layers, twice in each direction: every shift of them is a window, not a copy.
     far, near = (np.tile(_plasma(generator), (2, 2, 1)) for _ in range(2))
     drifts = generator.uniform(-0.012, 0.012, (2, 2))  # picture sizes per frame, (layer, y/x)
     discs = _Discs(generator)
     edge = _Edge(generator)
-    frames = np.empty((num_frames, size, size, 3), np.uint8)
     for index in range(num_frames):
         back, front = (
             layer[top : top + _CANVAS, left : left + _CANVAS]
@@ -51,8 +59,7 @@ def make_video(name: str, size: int, num_frames: int = NUM_FRAMES) -> np.ndarray
         frame = cv2.addWeighted(back, 0.6, front, 0.4, 0.0)
         edge.draw(frame, index)
         discs.draw(frame, index)
-        frames[index] = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
-    return frames
+        yield frame
 
 
 def _plasma(generator: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actors.environments import procedural, published, videos
+from actors.environments.video_builder import build_videos
 
 
 def test_procedural_videos_are_the_same_every_time_and_differ_by_name() -> None:
@@ -53,35 +55,14 @@ def test_frames_are_shared_within_a_process_and_cannot_be_written() -> None:
         one[0] = 0
 
 
-def test_the_cache_folder_holds_what_was_made(
+def test_the_automatic_cache_holds_what_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(videos, "_IN_PROCESS", {})
-    made = np.array(videos.open_videos("procedural", "train", 1, 24).frames(0))
-    files = list((tmp_path / "rl-system" / "videos").iterdir())
-    assert [file.suffix for file in files] == [".npy"]
-    monkeypatch.setattr(videos, "_IN_PROCESS", {})
-    np.testing.assert_array_equal(videos.open_videos("procedural", "train", 1, 24).frames(0), made)
-
-
-def test_a_torn_cache_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(videos, "_IN_PROCESS", {})
-    made = np.array(videos.open_videos("procedural", "train", 1, 24).frames(0))
-    (file,) = (tmp_path / "rl-system" / "videos").iterdir()
-    file.write_bytes(file.read_bytes()[:1000])
-    monkeypatch.setattr(videos, "_IN_PROCESS", {})
-    np.testing.assert_array_equal(videos.open_videos("procedural", "train", 1, 24).frames(0), made)
-
-
-def test_a_cache_folder_that_cannot_be_written_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("a file where a folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(videos, "_IN_PROCESS", {})
-    assert videos.open_videos("procedural", "train", 1, 16).frames(0).shape[1:] == (16, 16, 3)
+    made = videos.open_videos("procedural", "train", 1, 24).frames(0)
+    (file,) = (tmp_path / "rl-system" / "videos").glob("*.npy")
+    np.testing.assert_array_equal(np.load(file), made)
+    np.testing.assert_array_equal(made, procedural.make_video("procedural-train-00", 24))
 
 
 @pytest.mark.parametrize("inside", ["JPEGImages/480p", "."])
@@ -119,6 +100,60 @@ def test_a_folder_of_unknown_names_is_split_without_overlap(tmp_path: Path, writ
     train = videos.open_videos(str(tmp_path), "train", None, 16).names
     held_out = videos.open_videos(str(tmp_path), "held_out", None, 16).names
     assert train and held_out and not set(train) & set(held_out) and len(train + held_out) == 12
+
+
+def test_a_split_file_says_which_videos_are_used(tmp_path: Path, write_video) -> None:
+    for name in ("a", "b", "c", "d"):
+        write_video(tmp_path / "clips" / name, 1)
+    (tmp_path / "split.csv").write_text("d,train\nb,train\na,held_out\n")
+    split_file = str(tmp_path / "split.csv")
+    folder = str(tmp_path / "clips")
+    train = videos.open_videos(folder, "train", None, 16, split_file=split_file)
+    held_out = videos.open_videos(folder, "held_out", None, 16, split_file=split_file)
+    assert train.names == ("d", "b") and held_out.names == ("a",)
+    (tmp_path / "split.csv").write_text("e,train\n")
+    with pytest.raises(videos.VideoFolderError, match=r"split\.csv, line 1: there is no video e"):
+        videos.open_videos(folder, "train", None, 16, split_file=split_file)
+
+
+def test_an_unreadable_frame_is_told_with_its_file_when_the_video_is_used(
+    tmp_path: Path, write_video
+) -> None:
+    write_video(tmp_path / "bear", 3)
+    (tmp_path / "bear" / "00001.jpg").write_bytes(b"")
+    source = videos.open_videos(str(tmp_path), "train", None, 16)
+    with pytest.raises(videos.VideoFolderError, match=r"bear/00001\.jpg cannot be read"):
+        source.frames(0)
+
+
+def test_a_video_that_went_away_is_told_by_its_name(tmp_path: Path, write_video) -> None:
+    write_video(tmp_path / "bear", 3)
+    source = videos.open_videos(str(tmp_path), "train", None, 16)
+    shutil.rmtree(tmp_path / "bear")
+    with pytest.raises(videos.VideoFolderError, match="The video bear cannot be read"):
+        source.frames(0)
+
+
+@pytest.mark.parametrize("split", ["val", "test", ""])
+def test_a_split_of_another_name_is_refused(split: str) -> None:
+    with pytest.raises(videos.VideoFolderError, match="choose train or held_out"):
+        videos.open_videos("procedural", split, None, 16)
+
+
+@pytest.mark.parametrize("size", [0, 801])
+def test_sizes_outside_the_range_are_refused(size: int) -> None:
+    with pytest.raises(videos.VideoFolderError, match="1 to 800 are possible"):
+        videos.open_videos("procedural", "train", None, size)
+
+
+def test_an_unfinished_build_says_how_to_go_on(tmp_path: Path, write_video) -> None:
+    write_video(tmp_path / "source" / "bear", 2)
+    write_video(tmp_path / "source" / "boat", 2)
+    (tmp_path / "source" / "boat" / "00000.jpg").write_bytes(b"")
+    with pytest.raises(videos.VideoFolderError, match="cannot be read"):
+        build_videos(str(tmp_path / "source"), tmp_path / "out", [16])
+    with pytest.raises(videos.VideoFolderError, match=r"Go on with `rl-system videos build .*16`"):
+        videos.open_videos(str(tmp_path / "out"), "train", None, 16)
 
 
 def test_a_missing_folder_says_what_is_expected(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Which videos are to train on and which are held out. No video is ever in both.
+
+In order of preference: a split file; the published lists, where most videos have names of DAVIS
+2017; the folders `train`, `val` and `test` of a layout; else a hash of each name, which holds out
+about a third and says the same on every machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from actors.environments import davis, procedural
+from actors.environments.clips import Clip, ProceduralClip, VideoFolderError
+from actors.environments.video_folders import find_clips
+
+SPLITS = ("train", "held_out")
+
+
+def find_source(source: str, split_file: str | None) -> dict[str, tuple[Clip, ...]]:
+    """Returns the clips of each split of "procedural" or a folder, in the splits' order.
+
+    Raises:
+        VideoFolderError: there is none, or the split file does not fit.
+    """
+    if source == "procedural":
+        clips: list[Clip] = [
+            ProceduralClip(name, split) for split in SPLITS for name in procedural.names(split)
+        ]
+    else:
+        clips = find_clips(Path(source).expanduser())
+    by_name = {clip.name: clip for clip in clips}
+    splits = split_videos({clip.name: clip.split for clip in clips}, split_file)
+    return {split: tuple(by_name[name] for name in names) for split, names in splits.items()}
+
+
+def split_videos(
+    layout: Mapping[str, str | None], split_file: str | Path | None
+) -> dict[str, tuple[str, ...]]:
+    """Returns the names of each split, in the order from which the first n are taken.
+
+    Args:
+        layout: every video's name, and the split that its source gives it or None.
+        split_file: see `read_split_file`; its videos alone are used. None: no such file.
+
+    Raises:
+        VideoFolderError: the split file cannot be used.
+    """
+    if split_file is not None:
+        return read_split_file(Path(split_file), layout)
+    known = set(davis.TRAIN_VIDEOS) | set(davis.HELD_OUT_VIDEOS)
+    if 2 * sum(name in known for name in layout) > len(layout):
+        lists = {"train": davis.TRAIN_VIDEOS, "held_out": davis.HELD_OUT_VIDEOS}
+        return {
+            split: tuple(name for name in names if name in layout) for split, names in lists.items()
+        }
+    if any(split is not None for split in layout.values()):
+        # Videos beside the folders of the splits belong to neither.
+        return group_by_split({name: split for name, split in layout.items() if split is not None})
+    return group_by_split({name: _by_hash(name) for name in layout})
+
+
+def read_split_file(path: Path, layout: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
+    """Reads a text file with a line `name,train` or `name,held_out` for every video to use.
+
+    Empty lines, lines that begin with # and a first line `name,split` are left out. Videos without
+    a line are not used. "The first n videos" are the first in the file.
+
+    Raises:
+        VideoFolderError: the file cannot be read, a line has another form, or names a video that
+            does not exist or was named before; the message has the line's number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VideoFolderError(
+            f"The split file {path} cannot be read ({error}): set environment.videos_split to a "
+            "text file of lines such as bear,train, or to null."
+        ) from error
+    found: dict[str, str] = {}
+    first_at: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#") or (not found and text == "name,split"):
+            continue
+        name, comma, split = (part.strip() for part in text.rpartition(","))
+        if not comma or split not in SPLITS:
+            raise VideoFolderError(
+                f"{path}, line {number}: {text!r} is not of the form name,train or name,held_out."
+            )
+        if name in found:
+            raise VideoFolderError(
+                f"{path}, line {number}: {name} stands already in line {first_at[name]} as "
+                f"{found[name]}. A video is in one split, once."
+            )
+        if name not in layout:
+            near = difflib.get_close_matches(name, list(layout), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise VideoFolderError(
+                f"{path}, line {number}: there is no video {name} in environment.videos{hint}"
+            )
+        found[name], first_at[name] = split, number
+    if not found:
+        raise VideoFolderError(f"The split file {path} names no video: write lines name,train.")
+    return group_by_split(found)
+
+
+def first_videos(
+    names: tuple[str, ...], count: int | None, where: str, split: str
+) -> tuple[str, ...]:
+    """Returns the first `count` names, all for None.
+
+    Raises:
+        VideoFolderError: there are fewer, or none at all.
+    """
+    if not names and count != 0:
+        raise VideoFolderError(
+            f"{where} has no {split} video: say which are with environment.videos_split, give "
+            "another folder, or procedural."
+        )
+    if count is not None and count > len(names):
+        raise VideoFolderError(
+            f"{where} has {len(names)} {split} videos and {count} are asked for: set "
+            f"environment.num_videos to at most {len(names)}, or give another folder."
+        )
+    return names if count is None else names[:count]
+
+
+def group_by_split(splits: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Returns the names of each split in the order given, from the split of every name."""
+    return {
+        wanted: tuple(name for name, split in splits.items() if split == wanted)
+        for wanted in SPLITS
+    }
+
+
+def check_split(split: str) -> None:
+    """Raises VideoFolderError if `split` is no split's name."""
+    if split not in SPLITS:
+        raise VideoFolderError(f"The split of videos is {split!r}; choose train or held_out.")
+
+
+def _by_hash(name: str) -> str:
+    return "held_out" if hashlib.sha256(name.encode()).digest()[0] % 3 == 0 else "train"

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.environments.built_videos import MANIFEST, check_built, frames_path
+from actors.environments.clips import VideoFolderError, shrink
+from actors.environments.frame_cache import cache_folder
+from actors.environments.video_builder import build_videos
+from actors.environments.videos import open_videos
+from tests.actors.environments.footage import write_pictures
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """Frames of 48 pixels of `tmp_path/source`: bear and bus to train on, judo held out."""
+    for place, name in enumerate(("bear", "bus", "judo")):
+        write_pictures(tmp_path / "source" / name, 3, first=5 * place)
+    build_videos(str(tmp_path / "source"), tmp_path / "built", [48])
+    return tmp_path / "built"
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def edit(built: Path, change) -> None:
+    manifest = json.loads((built / MANIFEST).read_text())
+    change(manifest)
+    (built / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_built_frames_need_no_source_and_may_be_copied(built: Path, tmp_path: Path) -> None:
+    expected = np.array(open_videos(str(built), "train", None, 48).frames(1))
+    shutil.rmtree(tmp_path / "source")
+    shutil.copytree(built, tmp_path / "node")
+    shutil.rmtree(built)
+    source = open_videos(str(tmp_path / "node"), "train", None, 48)
+    assert source.names == ("bear", "bus")
+    np.testing.assert_array_equal(source.frames(1), expected)
+    assert open_videos(str(tmp_path / "node"), "held_out", None, 48).names == ("judo",)
+
+
+def test_frames_are_mapped_from_the_built_file_itself(built: Path) -> None:
+    frames = open_videos(str(built), "train", None, 48).frames(0)
+    assert isinstance(frames.base, np.memmap)
+    assert Path(frames.base.filename) == frames_path(built, "bear", 48)
+    assert not list(cache_folder().glob("*.npy"))
+    with pytest.raises(ValueError, match="read-only"):
+        frames[0] = 0
+
+
+def test_smaller_frames_are_derived_once_into_the_automatic_cache(built: Path) -> None:
+    stored = open_videos(str(built), "train", None, 48).frames(0)
+    small = open_videos(str(built), "train", None, 16).frames(0)
+    np.testing.assert_array_equal(small, np.stack([shrink(frame, 16) for frame in stored]))
+    (file,) = cache_folder().glob("*.npy")
+    before = file.stat().st_mtime_ns
+    open_videos(str(built), "train", None, 16).frames(0)
+    assert file.stat().st_mtime_ns == before
+
+
+def test_frames_derived_from_the_published_size_are_those_of_the_source(
+    built: Path, tmp_path: Path
+) -> None:
+    build_videos(str(tmp_path / "source"), built, [800])
+    for size in (400, 123):
+        derived = open_videos(str(built), "train", None, size).frames(0)
+        made = open_videos(str(tmp_path / "source"), "train", None, size).frames(0)
+        np.testing.assert_array_equal(derived, made)
+
+
+def test_the_next_larger_size_is_the_one_that_is_reduced(built: Path, tmp_path: Path) -> None:
+    build_videos(str(tmp_path / "source"), built, [24, 96])
+    stored = open_videos(str(built), "train", None, 24).frames(0)
+    small = open_videos(str(built), "train", None, 16).frames(0)
+    np.testing.assert_array_equal(small, np.stack([shrink(frame, 16) for frame in stored]))
+
+
+def test_a_size_larger_than_stored_is_an_error_with_the_command(built: Path) -> None:
+    with pytest.raises(VideoFolderError, match=r"holds frames of 48 .* --size 48,400"):
+        open_videos(str(built), "train", None, 400)
+
+
+def test_too_few_videos_are_an_error_that_says_how_many_there_are(built: Path) -> None:
+    with pytest.raises(VideoFolderError, match="has 2 train videos and 4 are asked for"):
+        open_videos(str(built), "train", 4, 48)
+    assert open_videos(str(built), "train", 1, 48).names == ("bear",)
+
+
+def test_a_split_file_chooses_among_built_videos(built: Path, tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("judo,train\nbear,held_out\n")
+    source = open_videos(str(built), "train", None, 48, split_file=str(path))
+    assert source.names == ("judo",)
+    path.write_text("goat,train\n")
+    with pytest.raises(VideoFolderError, match="there is no video goat"):
+        open_videos(str(built), "train", None, 48, split_file=str(path))
+
+
+@pytest.mark.parametrize("change", ["missing", "cut"])
+def test_a_file_missing_or_cut_is_named_when_the_folder_is_opened(built: Path, change: str) -> None:
+    path = frames_path(built, "bus", 48)
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(VideoFolderError, match=r"48/bus\.npy .*`rl-system videos build .*source"):
+        open_videos(str(built), "train", None, 48)
+
+
+def test_a_damaged_file_is_named_when_its_video_is_first_used(built: Path) -> None:
+    damage(frames_path(built, "bus", 48))
+    source = open_videos(str(built), "train", None, 48)
+    source.frames(0)
+    with pytest.raises(VideoFolderError, match=r"48/bus\.npy is damaged: .*`rl-system videos bui"):
+        source.frames(1)
+
+
+def test_a_file_is_hashed_once_per_machine_and_again_when_it_changes(built: Path) -> None:
+    path = frames_path(built, "bear", 48)
+    open_videos(str(built), "train", None, 48).frames(0)
+    (seal,) = (cache_folder() / "checked").iterdir()
+    before = seal.stat().st_mtime_ns
+    open_videos(str(built), "train", None, 48).frames(0)
+    assert seal.stat().st_mtime_ns == before
+    damage(path)
+    with pytest.raises(VideoFolderError, match="is damaged"):
+        open_videos(str(built), "train", None, 48).frames(0)
+
+
+def test_a_source_that_changed_is_an_error_with_the_command(built: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source" / "bus", 4, first=2)
+    source = open_videos(str(built), "train", None, 48)
+    source.frames(0)
+    with pytest.raises(
+        VideoFolderError,
+        match=r"The video bus .* has changed .*`rl-system videos build .*--size 48",
+    ):
+        source.frames(1)
+
+
+def test_a_source_that_was_only_copied_again_counts_as_the_same(
+    built: Path, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "source" / "bus").iterdir():
+        os.utime(path, (1, 1))
+    assert len(open_videos(str(built), "train", None, 48).frames(1)) == 3
+
+
+def test_check_hashes_every_file_and_names_the_damaged_one(built: Path, tmp_path: Path) -> None:
+    checked = dict(check_built(built))
+    assert set(checked) == {frames_path(built, name, 48) for name in ("bear", "bus", "judo")}
+    assert sum(checked.values()) == sum(path.stat().st_size for path in checked)
+    path = frames_path(built, "judo", 48)
+    status = path.stat()
+    damage(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(VideoFolderError, match=r"48/judo\.npy is damaged"):
+        list(check_built(built))
+    with pytest.raises(VideoFolderError, match="holds no built frames"):
+        list(check_built(tmp_path / "source"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"manifest\.json cannot be read"),
+        ('{"format": "rl-system background frames 0"}', "has the format .* frames 0"),
+        ('{"format": "rl-system background frames 1"}', r"manifest\.json is damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_an_error_that_names_it(built: Path, text: str, message: str) -> None:
+    (built / MANIFEST).write_text(text)
+    with pytest.raises(VideoFolderError, match=message):
+        open_videos(str(built), "train", None, 48)
+
+
+def test_a_manifest_whose_videos_lack_frames_is_damaged(built: Path) -> None:
+    edit(built, lambda manifest: manifest["videos"][0]["files"].clear())
+    with pytest.raises(VideoFolderError, match="videos without frames"):
+        open_videos(str(built), "train", None, 48)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", ""])
+def test_a_manifest_cannot_lead_out_of_its_folder(built: Path, name: str) -> None:
+    edit(built, lambda manifest: manifest["videos"][0].update(name=name))
+    with pytest.raises(VideoFolderError, match=r"manifest\.json is damaged"):
+        open_videos(str(built), "train", None, 48)
+
+
+def test_a_manifest_of_something_else_is_no_built_folder(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "web" / "bear")
+    (tmp_path / "web" / MANIFEST).write_text('{"name": "a web page", "icons": []}')
+    assert open_videos(str(tmp_path / "web"), "train", None, 16).names == ("bear",)
+
+
+def test_procedural_videos_can_be_built_too(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("procedural-train-03,train\nprocedural-held_out-01,held_out\n")
+    build_videos("procedural", tmp_path / "out", [16], split_file=str(path), max_frames=2)
+    built = open_videos(str(tmp_path / "out"), "train", None, 16)
+    assert built.names == ("procedural-train-03",)
+    made = open_videos("procedural", "train", None, 16).frames(3)
+    np.testing.assert_array_equal(built.frames(0), made[:2])
