@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rl_system import bench, videos
+
 EXIT_USER_ERROR = 2
 _OVERRIDE = re.compile(r"[a-z_]+\.[a-z_0-9]+=")
 
@@ -101,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_doctor(commands)
     _add_envs(commands)
+    bench.add_parser(commands)
+    videos.add_parser(commands)
     return parser
 
 
@@ -160,6 +164,8 @@ def _add_resume(commands: Any) -> None:
 
 
 def _add_eval(commands: Any) -> None:
+    from actors.environments.settings import DIFFICULTIES
+
     parser = _command(
         commands,
         "eval",
@@ -173,7 +179,7 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument("--episodes", type=_positive, metavar="N", help="how many episodes")
     parser.add_argument(
         "--difficulty",
-        choices=("none", "easy", "medium", "hard"),
+        choices=DIFFICULTIES,
         help="of the distractions; without: the one trained on",
     )
     parser.add_argument(
@@ -215,7 +221,7 @@ def _add_doctor(commands: Any) -> None:
     )
     parser.add_argument(
         "--only",
-        choices=("graphics", "machine", "versions", "torch", "ray", "folders"),
+        choices=("graphics", "machine", "versions", "torch", "ray", "folders", "robosuite"),
         help="one part instead of all",
     )
     parser.add_argument("--videos", metavar="FOLDER", help="look at a folder of videos, too")
@@ -263,11 +269,14 @@ def _resume(options: argparse.Namespace, command: list[str]) -> int:
 
 def _eval(options: argparse.Namespace, command: list[str]) -> int:
     from rl_system.checkpoints import Checkpoints
+    from rl_system.config import override
     from rl_system.finish import evaluate_checkpoint
     from rl_system.run_directory import RunDirectory
 
     directory = RunDirectory.open(options.directory)
     settings = directory.settings()
+    if options.difficulty is not None:  # refused unless the environment has it
+        settings = override(settings, [f"evaluation.difficulty={options.difficulty}"])
     store = Checkpoints(directory.checkpoints)
     if options.checkpoint is None:
         checkpoint = store.newest()
@@ -362,11 +371,14 @@ def _envs(options: argparse.Namespace, command: list[str]) -> int:
     print(f"{'name':{width}}  action repeat  benchmark")
     for entry in entries:
         mark = "Distracting Control Suite" if entry.in_paper else ""
+        if entry.family == "robosuite":
+            mark = "robosuite (make robosuite)"
         print(f"{entry.name:{width}}  {entry.action_repeat:13}  {mark}".rstrip())
-    print(
-        "\nevery one at environment.difficulty none, easy, medium or hard, static or dynamic, "
-        "with procedural videos or a DAVIS folder (environment.videos)"
-    )
+    levels = {entry.family: entry.difficulties for entry in entries}
+    print("\nenvironment.difficulty, with environment.dynamic true or false:")
+    for family, names in levels.items():
+        print(f"  {family}/*: {', '.join(names)}")
+    print("Background videos are procedural or from a folder of yours (environment.videos).")
     return 0
 
 
@@ -407,6 +419,9 @@ def _is_users(error: Exception) -> bool:
     videos = sys.modules.get("actors.environments.videos")
     if videos is not None:
         kinds.append(videos.VideoFolderError)
+    robosuite = sys.modules.get("actors.environments.robosuite")
+    if robosuite is not None:
+        kinds.append(robosuite.RobosuiteMissing)
     policy = sys.modules.get("rl_system.policy")
     if policy is not None:
         kinds.append(policy.CheckpointError)

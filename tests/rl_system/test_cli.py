@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from actors.environments.settings import DIFFICULTIES
 from rl_system.cli import EXIT_USER_ERROR, build_parser, main, parse_arguments
+from rl_system.config import load_settings
+from rl_system.run_directory import RunDirectory
 
-COMMANDS = ("train", "resume", "eval", "report", "doctor", "envs")
+COMMANDS = ("train", "resume", "eval", "report", "doctor", "envs", "bench")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,6 +82,20 @@ def test_a_folder_without_videos_is_told_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_robot_without_robosuite_is_told_how_to_get_it_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train", "core/door-panda/tiny", f"environment.robosuite_python={tmp_path / 'python'}",
+        f"run.directory={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    assert main(arguments) == EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert message.startswith("rl-system: environment.robosuite_python is")
+    assert str(tmp_path / "python") in message
+    assert not (tmp_path / "runs").exists()
+
+
 def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--list"]) == 0
     assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
@@ -131,4 +148,23 @@ def test_envs_lists_names_that_can_be_trained_on(capsys: pytest.CaptureFixture[s
     names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
     assert names[0] == "dcs/ball_in_cup-catch"
     assert main(["envs"]) == 0
-    assert "dcs/cheetah-run" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dcs/cheetah-run" in shown
+    assert "robosuite/*: none, randomized" in shown
+    assert "background60, natural" in shown
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_a_policy_can_be_measured_at_every_difficulty(difficulty: str) -> None:
+    arguments = ["eval", "runs/a", "--difficulty", difficulty]
+    assert parse_arguments(arguments).difficulty == difficulty
+
+
+def test_a_difficulty_that_the_runs_task_does_not_have_is_refused_with_those_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings("core/cheetah-run/tiny", [f"run.directory={tmp_path}", "run.name=a"])
+    path = RunDirectory.create(settings).path
+    assert main(["eval", str(path), "--difficulty", "randomized"]) == EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert "dcs/cheetah-run does not have" in message and "background60" in message

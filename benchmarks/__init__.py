@@ -1,0 +1,1 @@
+"""What this project costs, measured beside what it replaces. Scripts of the source tree."""
