@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from actors.environments import procedural, published
+from actors.environments import published
+from actors.environments.videos import procedural
 
 NUM_FRAMES = 70  # about what a video of DAVIS has
 WIDTH, HEIGHT = 854, 480

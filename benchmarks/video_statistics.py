@@ -28,8 +28,8 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from actors.environments.clips import Clip, square_frames
-from actors.environments.video_splits import find_source
+from actors.environments.videos.clips import Clip, square_frames
+from actors.environments.videos.splits import find_source
 from rl_system.machine import describe_machine, versions
 
 SIZE = 128

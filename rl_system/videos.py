@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rl_system.errors import UserError
 
 if TYPE_CHECKING:
-    from actors.environments.video_builder import Progress
+    from actors.environments.videos.builder import Progress
 
 DEFAULT_SIZE = 400  # what environment.quality=paper draws
 URL_VARIABLE = "RL_SYSTEM_DAVIS_URL"
@@ -150,9 +150,9 @@ def _add_show(actions: Any) -> None:
 
 
 def _build(options: argparse.Namespace, command: list[str]) -> int:
-    from actors.environments.clips import MAX_FILE_FRAMES
-    from actors.environments.video_builder import build_videos, estimate_bytes
-    from actors.environments.video_splits import find_source
+    from actors.environments.videos.builder import build_videos, estimate_bytes
+    from actors.environments.videos.clips import MAX_FILE_FRAMES
+    from actors.environments.videos.splits import find_source
     from rl_system.interrupt import Interrupt
     from rl_system.machine import cpus
 
@@ -201,7 +201,7 @@ def _build(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, command: list[str]) -> int:
-    from actors.environments.built_videos import check_built
+    from actors.environments.videos.built import check_built
 
     files = total = 0
     with _Line() as line:
@@ -213,9 +213,9 @@ def _check(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _fetch(options: argparse.Namespace, command: list[str]) -> int:
-    from actors.environments import davis
-    from actors.environments.archives import ArchiveError, DownloadError, fetch_davis
-    from actors.environments.frame_cache import cache_folder
+    from actors.environments.videos import davis
+    from actors.environments.videos.archives import ArchiveError, DownloadError, fetch_davis
+    from actors.environments.videos.frame_cache import cache_folder
     from rl_system.interrupt import Interrupt
 
     directory = options.directory or cache_folder().parent / "data"
@@ -316,7 +316,7 @@ def _action(
     )
 
     def run_for_user(options: argparse.Namespace, command: list[str]) -> int:
-        from actors.environments.clips import VideoFolderError
+        from actors.environments.videos.clips import VideoFolderError
 
         try:
             return int(run(options, command))

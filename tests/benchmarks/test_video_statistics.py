@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.environments import procedural
+from actors.environments.videos import procedural
 from benchmarks.video_statistics import COLUMNS, SIZE, describe, power_slope
 
 

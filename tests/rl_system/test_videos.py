@@ -15,11 +15,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from actors.environments.built_videos import MANIFEST, UNFINISHED, frames_path
 from actors.environments.videos import open_videos
+from actors.environments.videos.built import MANIFEST, UNFINISHED, frames_path
 from rl_system.cli import EXIT_USER_ERROR, build_parser, main
-from tests.actors.environments.footage import write_davis, write_pictures
 from tests.actors.environments.server import serve
+from tests.actors.environments.videos.footage import write_davis, write_pictures
 
 ACTIONS = ("build", "check", "fetch", "show")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments.downloads import Download, DownloadError, download
+from actors.environments.videos.downloads import Download, DownloadError, download
 from tests.actors.environments.server import FileServer, serve
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -67,7 +67,8 @@ def test_a_process_that_is_killed_leaves_a_part_that_is_resumed(
 ) -> None:
     server.cut_after = [1_000_000]
     code = (
-        "import sys; from pathlib import Path; from actors.environments.downloads import download;"
+        "import sys; from pathlib import Path;"
+        "from actors.environments.videos.downloads import download;"
         "download(sys.argv[1], Path(sys.argv[2]), retry_wait_s=60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, server.url, tmp_path / "a.zip"])

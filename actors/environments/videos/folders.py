@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.environments.clips import (
+from actors.environments.videos.clips import (
     FILE_SUFFIXES,
     ArrayClip,
     Clip,

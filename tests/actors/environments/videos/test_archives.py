@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from actors.environments.archives import RECORD, ArchiveError, DownloadError, fetch_davis, unpack
 from actors.environments.videos import open_videos
-from tests.actors.environments.footage import write_davis
+from actors.environments.videos.archives import (
+    RECORD,
+    ArchiveError,
+    DownloadError,
+    fetch_davis,
+    unpack,
+)
 from tests.actors.environments.server import serve
+from tests.actors.environments.videos.footage import write_davis
 
 
 @pytest.fixture(scope="module")

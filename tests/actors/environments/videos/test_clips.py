@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actors.environments import procedural
-from actors.environments.clips import (
+from actors.environments.videos import procedural
+from actors.environments.videos.clips import (
     ArrayClip,
     PictureFolder,
     ProceduralClip,
@@ -20,7 +20,7 @@ from actors.environments.clips import (
     square_frames,
     to_square,
 )
-from tests.actors.environments.footage import picture, write_file, write_pictures
+from tests.actors.environments.videos.footage import picture, write_file, write_pictures
 
 
 def decoded(clip, size: int = 32, max_frames: int | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.environments.frame_files import PART_SUFFIX, hash_file
+from actors.environments.videos.frame_files import PART_SUFFIX, hash_file
 
 _CHUNK_BYTES = 1 << 20
 _AGENT = "rl-system (background videos)"

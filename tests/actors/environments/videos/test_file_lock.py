@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.environments.file_lock import LockTimeout, file_lock
+from actors.environments.videos.file_lock import LockTimeout, file_lock
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from actors.environments.file_lock import file_lock
+from actors.environments.videos.file_lock import file_lock
 with file_lock(Path(sys.argv[1]), 5.0, "holding"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

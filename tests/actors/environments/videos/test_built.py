@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments.built_videos import MANIFEST, check_built, frames_path
-from actors.environments.clips import VideoFolderError, shrink
-from actors.environments.frame_cache import cache_folder
-from actors.environments.video_builder import build_videos
 from actors.environments.videos import open_videos
-from tests.actors.environments.footage import write_pictures
+from actors.environments.videos.builder import build_videos
+from actors.environments.videos.built import MANIFEST, check_built, frames_path
+from actors.environments.videos.clips import VideoFolderError, shrink
+from actors.environments.videos.frame_cache import cache_folder
+from tests.actors.environments.videos.footage import write_pictures
 
 
 @pytest.fixture(autouse=True)

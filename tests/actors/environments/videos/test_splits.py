@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.environments import davis, published
-from actors.environments.clips import VideoFolderError
-from actors.environments.video_splits import (
+from actors.environments import published
+from actors.environments.videos import davis
+from actors.environments.videos.clips import VideoFolderError
+from actors.environments.videos.splits import (
     check_split,
     find_source,
     first_videos,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments.frame_files import (
+from actors.environments.videos.frame_files import (
     FrameFileError,
     FrameWriter,
     Seal,

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments.clips import ArrayClip, PictureFolder, VideoFile, VideoFolderError
-from actors.environments.video_folders import find_clips
-from actors.environments.video_splits import find_source
-from tests.actors.environments.footage import write_davis, write_file, write_pictures
+from actors.environments.videos.clips import ArrayClip, PictureFolder, VideoFile, VideoFolderError
+from actors.environments.videos.folders import find_clips
+from actors.environments.videos.splits import find_source
+from tests.actors.environments.videos.footage import write_davis, write_file, write_pictures
 
 
 def names(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from actors.environments import procedural
+from actors.environments.videos import procedural
 
 # Pixels; pictures become squares of this size first, as in the published package.
 PUBLISHED_SIZE = 800

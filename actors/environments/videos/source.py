@@ -3,7 +3,7 @@
 Frames are made once at the size of the texture and kept in files, from where every actor of a
 machine maps them: they are held in memory once, and a reset reads nothing but a pointer. The files
 lie in the automatic cache (`frame_cache`), or in a folder that `rl-system videos build` has made
-(`built_videos`).
+(`built`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Protocol
 
 import numpy as np
 
-from actors.environments.built_videos import BuiltVideos, open_manifest
-from actors.environments.clips import (
+from actors.environments.videos.built import BuiltVideos, open_manifest
+from actors.environments.videos.clips import (
     FRAMES_VERSION,
     PUBLISHED_SIZE,
     Clip,
     VideoFolderError,
     square_frames,
 )
-from actors.environments.frame_cache import cached_frames
-from actors.environments.video_splits import check_split, find_source, first_videos
+from actors.environments.videos.frame_cache import cached_frames
+from actors.environments.videos.splits import check_split, find_source, first_videos
 
 __all__ = ["ClipVideos", "VideoFolderError", "VideoSource", "open_videos"]
 
@@ -50,8 +50,8 @@ def open_videos(
 
     Args:
         videos: "procedural", a folder of videos or a .npy array in one of the layouts of
-            `video_folders`, or a folder that `rl-system videos build` has made.
-        split: "train" or "held_out"; no video is in both (see `video_splits`).
+            `folders`, or a folder that `rl-system videos build` has made.
+        split: "train" or "held_out"; no video is in both (see `splits`).
         num_videos: use the first n by the split's order, None for all.
         size: height and width of the frames, 1 to 800 pixels.
         split_file: text file of lines `name,train` or `name,held_out`; None: by the layout.

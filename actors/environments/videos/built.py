@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments.clips import (
+from actors.environments.videos.clips import (
     FRAMES_VERSION,
     Clip,
     VideoFolderError,
@@ -31,15 +31,15 @@ from actors.environments.clips import (
     describe_clip,
     shrink,
 )
-from actors.environments.frame_cache import cache_folder, cached_frames
-from actors.environments.frame_files import (
+from actors.environments.videos.frame_cache import cache_folder, cached_frames
+from actors.environments.videos.frame_files import (
     FrameFile,
     FrameFileError,
     hash_file,
     map_frames,
     verify_once,
 )
-from actors.environments.video_splits import first_videos, group_by_split, read_split_file
+from actors.environments.videos.splits import first_videos, group_by_split, read_split_file
 
 MANIFEST = "manifest.json"
 UNFINISHED = "building.json"

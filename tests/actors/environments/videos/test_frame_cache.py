@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments.clips import VideoFolderError
-from actors.environments.frame_cache import cache_folder, cached_frames
+from actors.environments.videos.clips import VideoFolderError
+from actors.environments.videos.frame_cache import cache_folder, cached_frames
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
@@ -40,7 +40,7 @@ def files() -> list[Path]:
 _OPEN = """
 import logging, sys, time
 import numpy as np
-from actors.environments import frame_cache
+from actors.environments.videos import frame_cache
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 def make():
     time.sleep(0.5)

@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.environments.built_videos import MANIFEST, UNFINISHED, frames_path, open_manifest
-from actors.environments.clips import VideoFolderError
-from actors.environments.video_builder import Progress, build_videos, estimate_bytes
-from actors.environments.video_splits import find_source
 from actors.environments.videos import open_videos
-from tests.actors.environments.footage import write_file, write_pictures
+from actors.environments.videos.builder import Progress, build_videos, estimate_bytes
+from actors.environments.videos.built import MANIFEST, UNFINISHED, frames_path, open_manifest
+from actors.environments.videos.clips import VideoFolderError
+from actors.environments.videos.splits import find_source
+from tests.actors.environments.videos.footage import write_file, write_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_unreadable_videos_can_be_left_out(source: Path, tmp_path: Path) -> None
 _BUILD = """
 import sys
 from pathlib import Path
-from actors.environments.video_builder import build_videos
+from actors.environments.videos.builder import build_videos
 def report(progress):
     print(progress.done, flush=True)
 result = build_videos(sys.argv[1], Path(sys.argv[2]), [400], jobs=int(sys.argv[3]), report=report)

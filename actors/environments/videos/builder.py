@@ -2,7 +2,7 @@
 
 Videos are decoded by several processes, each file is written beside and renamed, and what is
 finished is kept: a build that was stopped goes on, and a build of a source that has changed makes
-only what has changed. The format is that of `built_videos`.
+only what has changed. The format is that of `built`.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from pathlib import Path
 
 import cv2
 
-from actors.environments.built_videos import (
+from actors.environments.videos.built import (
     MANIFEST,
     UNFINISHED,
     BuiltVideo,
     Manifest,
     frames_path,
 )
-from actors.environments.clips import (
+from actors.environments.videos.clips import (
     PUBLISHED_SIZE,
     Clip,
     VideoFolderError,
     read_pictures,
     to_square,
 )
-from actors.environments.file_lock import LockTimeout, file_lock
-from actors.environments.frame_files import PART_SUFFIX, FrameFile, FrameWriter, hash_file
-from actors.environments.video_splits import SPLITS, find_source
+from actors.environments.videos.file_lock import LockTimeout, file_lock
+from actors.environments.videos.frame_files import PART_SUFFIX, FrameFile, FrameWriter, hash_file
+from actors.environments.videos.splits import SPLITS, find_source
 
 _LOCK = ".lock"
 _SAVE_SHARE = 0.05  # of the time at most goes into writing down what is finished
 _SAMPLE = 40  # videos that are looked at to estimate the size of all
 _LOCK_TIMEOUT_S = 600.0
+
+
+Task = tuple[Path, str, Clip, tuple[int, ...], int | None]  # arguments of `_make_video`
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,11 @@ def build_videos(
     """Builds the frames of all videos of a source.
 
     Args:
-        source: "procedural" or what `video_folders.find_clips` reads.
+        source: "procedural" or what `folders.find_clips` reads.
         folder: where to; new, empty, or a build of the same source, which is brought up to date.
             Sizes that it has already are kept beside the new ones.
         sizes: height and width of the frames, each 8 to 800 pixels.
-        split_file: see `video_splits.read_split_file`; only the videos it names are built.
+        split_file: see `splits.read_split_file`; only the videos it names are built.
         max_frames: the first so many of each video; None: 300 of video files, all of others.
         jobs: processes that decode.
         skip_unreadable: leave out videos that cannot be read, instead of stopping at the first.
@@ -230,6 +233,15 @@ class _Build:
                     continue
                 self._finish(made)
             return
+        try:
+            self._make_in_pool(tasks, jobs)
+        except BrokenProcessPool as error:  # of a result, or of the next submission
+            raise VideoFolderError(
+                "A process that decodes was killed, perhaps because memory ran out. What is "
+                "finished is kept: run the same command again with fewer --jobs."
+            ) from error
+
+    def _make_in_pool(self, tasks: Iterator[Task], jobs: int) -> None:
         # Spawned, because OpenCV's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
@@ -257,11 +269,6 @@ class _Build:
             made = future.result()
         except VideoFolderError as error:
             self._skip(name, error)
-        except BrokenProcessPool as error:
-            raise VideoFolderError(
-                "A process that decodes was killed, perhaps because memory ran out. What is "
-                "finished is kept: run the same command again with fewer --jobs."
-            ) from error
         else:
             self._finish(made)
 

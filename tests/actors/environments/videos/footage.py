@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from actors.environments import davis
+from actors.environments.videos import davis
 
 
 def picture(index: int, height: int = 48, width: int = 85) -> np.ndarray:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from actors.environments import davis
-from actors.environments.clips import is_picture
-from actors.environments.downloads import DownloadError, download
-from actors.environments.file_lock import LockTimeout, file_lock
+from actors.environments.videos import davis
+from actors.environments.videos.clips import is_picture
+from actors.environments.videos.downloads import DownloadError, download
+from actors.environments.videos.file_lock import LockTimeout, file_lock
 
 ROOT = "DAVIS"
 RECORD = "fetched.json"  # in the unpacked folder: where it came from, with its hash

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from actors.environments import davis, procedural
-from actors.environments.clips import Clip, ProceduralClip, VideoFolderError
-from actors.environments.video_folders import find_clips
+from actors.environments.videos import davis, procedural
+from actors.environments.videos.clips import Clip, ProceduralClip, VideoFolderError
+from actors.environments.videos.folders import find_clips
 
 SPLITS = ("train", "held_out")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.environments.file_lock import LockTimeout, file_lock
-from actors.environments.frame_files import (
+from actors.environments.videos.file_lock import LockTimeout, file_lock
+from actors.environments.videos.frame_files import (
     PART_SUFFIX,
     FrameFileError,
     FrameWriter,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments import procedural, published, videos
-from actors.environments.video_builder import build_videos
+from actors.environments import published, videos
+from actors.environments.videos import procedural
+from actors.environments.videos.builder import build_videos
 
 
 def test_procedural_videos_are_the_same_every_time_and_differ_by_name() -> None:
