@@ -3,22 +3,26 @@
 #   make train             train the default on this machine, ends with the path of a report
 #   make test              set up and run the tests (without those marked slow)
 #   make test-slow         the tests marked slow
+#   make robosuite         a second Python with robosuite, for the door opening tasks (2 GB)
+#   make bench-peers       what `rl-system bench` compares this system with
 #   make lint              ruff and mypy
 #   make clean             remove the virtual environment and caches (never runs/)
 #
 # Variables: PYTHON (3.11 or newer), VENV (.venv), TORCH_INDEX (index to take torch from, for
-# example https://download.pytorch.org/whl/cpu; empty: your pip's own), ARGS (added to `train`).
+# example https://download.pytorch.org/whl/cpu; empty: your pip's own), ARGS (added to `train`),
+# ROBOSUITE_PYTHON (3.9 to 3.12, for `make robosuite`; PYTHON unless given).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+ROBOSUITE_PYTHON ?= $(PYTHON)
 TORCH := torch==2.13.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rl-system-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint clean graphics
+.PHONY: help setup train test test-slow robosuite bench-peers lint clean graphics
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,11 +63,36 @@ test: graphics
 test-slow: graphics
 	$(BIN)/python -m pytest -m slow
 
+# robosuite's version limits exclude ours, so it gets a Python of its own. Its list is complete and
+# exact, hence --no-deps: robosuite itself also asks for windows and a keyboard.
+ROBOSUITE_VENV := .venv-robosuite
+ROBOSUITE_BIN := $(ROBOSUITE_VENV)/bin
+ROBOSUITE_PINS := actors/environments/robosuite_process/requirements.txt
+ROBOSUITE_STAMP := $(ROBOSUITE_VENV)/.rl-system-ready
+$(ROBOSUITE_STAMP): $(ROBOSUITE_PINS)
+	@$(ROBOSUITE_PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' || { \
+	  echo "robosuite needs Python 3.9 to 3.12; $(ROBOSUITE_PYTHON) is" \
+	       "$$($(ROBOSUITE_PYTHON) -V 2>&1). Name another one:" \
+	       "make robosuite ROBOSUITE_PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(ROBOSUITE_BIN)/python || $(ROBOSUITE_PYTHON) -m venv $(ROBOSUITE_VENV) || { \
+	  echo "Could not make $(ROBOSUITE_VENV). On Debian or Ubuntu:" \
+	       "apt-get install -y python3-venv" >&2; \
+	  rm -rf $(ROBOSUITE_VENV); exit 1; }
+	$(ROBOSUITE_BIN)/python -m pip install --quiet --no-deps --only-binary :all: -r $(ROBOSUITE_PINS)
+	@touch $@
+
+robosuite: graphics $(ROBOSUITE_STAMP)
+	$(BIN)/python -m pytest -q -m "not slow" -k TestEachRobot tests/actors/environments/test_robosuite.py
+
+# `bench env`: the published package, at the version that its adaptation was written for.
+bench-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet distracting-control==0.1.1rc3
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ROBOSUITE_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

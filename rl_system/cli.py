@@ -421,7 +421,7 @@ def _is_users(error: Exception) -> bool:
         kinds.append(videos.VideoFolderError)
     robosuite = sys.modules.get("actors.environments.robosuite")
     if robosuite is not None:
-        kinds.append(robosuite.RobosuiteMissing)
+        kinds += [robosuite.RobosuiteMissing, robosuite.ProcessFailed]
     policy = sys.modules.get("rl_system.policy")
     if policy is not None:
         kinds.append(policy.CheckpointError)

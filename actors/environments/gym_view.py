@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import dm_env
 import gymnasium
 import numpy as np
 from dm_env import specs
@@ -75,7 +73,6 @@ class GymnasiumView(gymnasium.Env[Observation, np.ndarray]):
     ) -> None:
         self.render_mode = render_mode
         self.settings = _settings(name, fields)
-        self._split = split
         self._clean_twin = clean_twin
         self._ended = True
         seed = int(self.np_random.integers(_LARGEST_SEED))
@@ -95,7 +92,7 @@ class GymnasiumView(gymnasium.Env[Observation, np.ndarray]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode, of a new seed if one is given; `options` are ignored."""
         super().reset(seed=seed)
-        time_step = self.environment.reset() if seed is None else self._reset_from(int(seed))
+        time_step = self.environment.reset(None if seed is None else int(seed))
         self._ended = False
         return time_step.observation, self._info()
 
@@ -139,15 +136,6 @@ class GymnasiumView(gymnasium.Env[Observation, np.ndarray]):
         if self._environment is not None:
             self._environment.close()
             self._environment = None
-
-    def _reset_from(self, seed: int) -> dm_env.TimeStep:
-        """Starts the first episode of a seed: in place where the environment can, else anew."""
-        reset: Any = self.environment.reset
-        if "seed" in inspect.signature(reset).parameters:
-            return reset(seed=seed)
-        self.environment.close()
-        self._environment = make_environment(self.settings, seed, self._split)
-        return self._environment.reset()
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"simulator_steps": self.environment.simulator_steps}

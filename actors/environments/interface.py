@@ -37,6 +37,18 @@ class PixelEnvironment(dm_env.Environment):
         """Simulated seconds since the episode began."""
         raise NotImplementedError
 
+    def reset(self, seed: int | None = None) -> dm_env.TimeStep:
+        """Starts an episode: a FIRST time step, whose reward and discount are None.
+
+        Args:
+            seed: Begin all random streams anew from this seed, as a new environment of that seed
+                would; None goes on with those there are.
+
+        Raises:
+            ValueError: the seed is negative.
+        """
+        raise NotImplementedError
+
     def observation(self) -> Observation:
         """Draws the current state: what the last time step observed, once more."""
         raise NotImplementedError

@@ -137,7 +137,7 @@ class _Falls(PixelEnvironment):
     name = "falls"
     simulator_steps = 1
 
-    def reset(self) -> dm_env.TimeStep:
+    def reset(self, seed: int | None = None) -> dm_env.TimeStep:
         return dm_env.restart(self.observation())
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
