@@ -24,6 +24,7 @@ from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from actors.environments.catalog import make_environment
+from actors.environments.spaces import space_of
 from actors.following import FollowingPolicy
 from actors.stream import ChunkStream
 from actors.weights import WeightFeed
@@ -131,11 +132,8 @@ class StreamingEnvRunner(EnvRunner):
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Returns observation and action space, as RLlib asks for them."""
-        actions = self.environments[0].action_spec()
-        spaces = (
-            _observation_space(self.environments[0].observation_spec()),
-            gym.spaces.Box(-1.0, 1.0, tuple(actions.shape), np.float32),
-        )
+        environment = self.environments[0]
+        spaces = (space_of(environment.observation_spec()), space_of(environment.action_spec()))
         return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def assert_healthy(self) -> None:
@@ -260,12 +258,3 @@ class StreamingEnvRunner(EnvRunner):
                 f"{now - self._blocked_since:.0f} s: all shards wait for the learner to sample. "
                 "Is a learner running? If its updates are just slow, raise actors.timeout_s."
             )
-
-
-def _observation_space(spec: Any) -> gym.Space:
-    """Returns the space of what an environment shows: pixels, or arrays by name."""
-    if isinstance(spec, dict):
-        return gym.spaces.Dict({name: _observation_space(part) for name, part in spec.items()})
-    if spec.dtype == np.uint8:
-        return gym.spaces.Box(0, 255, tuple(spec.shape), np.uint8)
-    return gym.spaces.Box(-np.inf, np.inf, tuple(spec.shape), np.float32)

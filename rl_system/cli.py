@@ -375,7 +375,7 @@ def _envs(options: argparse.Namespace, command: list[str]) -> int:
             mark = "robosuite (make robosuite)"
         print(f"{entry.name:{width}}  {entry.action_repeat:13}  {mark}".rstrip())
     levels = {entry.family: entry.difficulties for entry in entries}
-    print("\nenvironment.difficulty, with environment.dynamic true or false:")
+    print("\nenvironment.difficulty (dcs/*: with environment.dynamic true or false):")
     for family, names in levels.items():
         print(f"  {family}/*: {', '.join(names)}")
     print("Background videos are procedural or from a folder of yours (environment.videos).")

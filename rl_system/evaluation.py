@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from actors.environments.catalog import find, make_environment
+from actors.environments.settings import view_of
 from actors.worker import observation_fields, stack_observations
 from replay.seeds import seed_for
 from rl_system.errors import RunError
@@ -143,8 +144,8 @@ def evaluate(
 def shown_at(picture: EnvironmentSettings, difficulty: str) -> EnvironmentSettings:
     """Returns the environment that was trained on, with other distractions and nothing else new.
 
-    It keeps the trained action repeat, which some difficulties have of their own, and takes the new
-    difficulty at its own range.
+    It keeps the trained action repeat and view, which some difficulties have of their own, and
+    takes the new difficulty at its own range.
     """
     if difficulty == picture.difficulty:
         return picture
@@ -152,6 +153,7 @@ def shown_at(picture: EnvironmentSettings, difficulty: str) -> EnvironmentSettin
         picture,
         difficulty=difficulty,
         action_repeat=find(picture.name).repeat(picture),
+        view=view_of(picture),
         intensity=None,
     )
 

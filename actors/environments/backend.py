@@ -149,9 +149,8 @@ def _load(gl: str) -> Any:
             if attempt in _LIBRARIES:
                 _check(loaded, attempt)
             return loaded
-        except (
-            Exception
-        ) as error:  # PyOpenGL raises AttributeError, ImportError, GLError, RuntimeError
+        # PyOpenGL raises AttributeError, ImportError, GLError or RuntimeError.
+        except Exception as error:
             if isinstance(error, RuntimeError) and "MUJOCO_EGL_DEVICE_ID" in str(error):
                 found = str(error).split("between")[-1].split("(")[0].strip()
                 raise GraphicsUnavailable(

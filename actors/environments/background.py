@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class SwingingClock:
         """Returns a plain, picklable copy of the clock."""
         return {
             "video": self._videos.names[self.video] if self._videos.names else None,
+            "videos": _digest(self._videos),
             "frame": self.frame,
             "direction": self.direction,
             "random": self._random.get_state(legacy=False),
@@ -71,14 +73,15 @@ class SwingingClock:
         """Continues from `get_state` of a clock with the same videos.
 
         Raises:
-            ValueError: the video of the state is not among these videos; nothing is changed then.
+            ValueError: the state is of other videos; nothing is changed then.
         """
+        if state["videos"] != _digest(self._videos):
+            raise ValueError(
+                f"The saved state shows {state['video']!r}, one of other videos than this "
+                "environment's: restore it with the same environment.videos, videos_split, "
+                "num_videos, difficulty and split."
+            )
         if self._videos.names:
-            if state["video"] not in self._videos.names:
-                raise ValueError(
-                    f"The saved video {state['video']!r} is not among this environment's: "
-                    "restore it with the same environment.videos, num_videos, difficulty and split."
-                )
             self.video = self._videos.names.index(state["video"])
             self._frames = self._videos.frames(self.video)
         self.frame, self.direction = state["frame"], state["direction"]
@@ -155,6 +158,10 @@ class SkyVideo:
         # cut to whole grey levels, as published
         np.copyto(self._texture, self._mixed, casting="unsafe")
         return self._texture
+
+
+def _digest(videos: VideoSource) -> str:
+    return hashlib.sha256("\n".join(videos.names).encode()).hexdigest()[:16]
 
 
 def paste(picture: np.ndarray, video: np.ndarray, foreground: np.ndarray) -> np.ndarray:

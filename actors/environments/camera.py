@@ -22,9 +22,9 @@ Vector = tuple[float, float, float]
 class CameraWalk:
     """The random walk of one camera: positions on a sphere, a roll, and their velocities.
 
-    `reset` and `tick` follow the published order; `place` moves the camera and `put_back` undoes
-    that. The simulator computes the camera's own pose anew in every step, so a pose lasts until
-    then.
+    `reset` and `tick` follow the published order; `place` moves the camera, `swap` shows its own
+    pose for a moment. The simulator computes the camera's own pose anew in every step, so a pose
+    lasts until then.
 
     Args:
         task: the task whose camera walks.

@@ -180,15 +180,18 @@ def make_environment(
         settings: task, picture and distractions.
         seed: one non-negative integer from which the task's start states and all distractions
             follow: the same seed and actions give the same frames and rewards, on the same machine
-                bit for bit.
-        split: which background videos are shown, "train" or the disjoint "held_out". Everything
-            else of an episode is the same for both.
+            bit for bit.
+        split: which background videos are shown, "train" or the disjoint "held_out"; everything
+            else of an episode is the same for both. robosuite has no videos: there the splits are
+            other episodes of one distribution.
 
     Raises:
         UnknownEnvironment: no such name.
         ValueError: settings that do not fit the task, or a seed below 0.
         videos.VideoFolderError: the folder of videos does not exist or holds none.
         backend.GraphicsUnavailable: pictures cannot be drawn here; says what to install.
+        robosuite.RobosuiteMissing: there is no Python with robosuite; says how to get one.
+        server_process.ProcessFailed: robosuite's process ended, or gave no answer in time.
     """
     entry = find(settings.name)
     if split not in ("train", "held_out"):

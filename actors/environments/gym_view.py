@@ -23,12 +23,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from dm_env import specs
-from gymnasium import spaces
 
 from actors.environments.catalog import NATURAL_TASKS, Split, list_environments, make_environment
 from actors.environments.interface import Observation, PixelEnvironment
 from actors.environments.settings import EnvironmentSettings
+from actors.environments.spaces import space_of
 
 NAMESPACE = "rl_system"
 _FIELDS = tuple(field.name for field in dataclasses.fields(EnvironmentSettings))
@@ -77,8 +76,8 @@ class GymnasiumView(gymnasium.Env[Observation, np.ndarray]):
         self._ended = True
         seed = int(self.np_random.integers(_LARGEST_SEED))
         self._environment: PixelEnvironment | None = make_environment(self.settings, seed, split)
-        self.observation_space = _space(self._environment.observation_spec())
-        self.action_space = _space(self._environment.action_spec())
+        self.observation_space = space_of(self._environment.observation_spec())
+        self.action_space = space_of(self._environment.action_spec())
 
     @property
     def environment(self) -> PixelEnvironment:
@@ -119,7 +118,7 @@ class GymnasiumView(gymnasium.Env[Observation, np.ndarray]):
         return None if self.render_mode is None else self.environment.render_frame()
 
     def get_state(self) -> dict[str, Any]:
-        """Returns all that the rest of the run depends on: plain, picklable, a few kilobytes."""
+        """Returns all that the rest of the run depends on: plain, picklable, some kilobytes."""
         return {"environment": self.environment.get_state(), "ended": self._ended}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -192,16 +191,6 @@ def _settings(name: str, fields: dict[str, Any]) -> EnvironmentSettings:
         key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
     }
     return EnvironmentSettings(name=name, **values)
-
-
-def _space(spec: specs.Array | dict[str, specs.Array]) -> spaces.Space[Any]:
-    if isinstance(spec, dict):
-        return spaces.Dict({key: _space(part) for key, part in spec.items()})
-    if isinstance(spec, specs.BoundedArray):
-        low, high = (np.broadcast_to(b, spec.shape) for b in (spec.minimum, spec.maximum))
-    else:
-        low, high = np.full(spec.shape, -np.inf), np.full(spec.shape, np.inf)
-    return spaces.Box(low.astype(spec.dtype), high.astype(spec.dtype), dtype=spec.dtype)
 
 
 register()

@@ -74,13 +74,14 @@ class PixelEnvironment(dm_env.Environment):
         raise NotImplementedError
 
     def get_state(self) -> dict[str, Any]:
-        """Returns all that the rest of the run depends on: plain, picklable, a few kilobytes."""
+        """Returns all that the rest of the run depends on: plain, picklable, some kilobytes."""
         raise NotImplementedError
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues where `get_state` was called; `observation` then gives that moment's picture.
 
         Raises:
-            ValueError: the state is of another environment, or of another version of its class.
+            ValueError: the state is of another environment, or of another version of its class;
+                nothing is changed then.
         """
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 # none; the three levels of the Distracting Control Suite; background videos alone (2 or all 60 to
@@ -52,7 +53,8 @@ class EnvironmentSettings:
     videos: str = "procedural"
     # text file that says which videos are to train on and which held out; null: by the layout
     videos_split: str | None = None
-    num_videos: int | None = None  # use the first n videos; null: 4 easy, 8 medium, else all
+    # use the first n videos; null: 4 easy, 8 medium, 2 background2 (held out: all), else all
+    num_videos: int | None = None
     background_blend: float = 1.0  # weight of the video over the original sky, 0 to 1 (paper: 1)
     # what the video of "natural" replaces: threshold (red <= 100, as CVRL's code), segmentation
     # (all but the robot and its objects) or sky (only the sky, in the scene)
@@ -72,6 +74,7 @@ class EnvironmentSettings:
     robosuite_python: str | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _choose("difficulty", self.difficulty, DIFFICULTIES)
         _choose("quality", self.quality, QUALITIES)
         _choose("natural_mask", self.natural_mask, NATURAL_MASKS)
@@ -104,6 +107,24 @@ class EnvironmentSettings:
                 )
         if self.num_videos is not None and self.num_videos < 0:
             raise ValueError(f"environment.num_videos is {self.num_videos}; it must be 0 or more.")
+
+
+def _check_types(settings: EnvironmentSettings) -> None:
+    for field in dataclasses.fields(settings):
+        value, kinds = getattr(settings, field.name), str(field.type).split(" | ")
+        fits = {
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "int": isinstance(value, int) and not isinstance(value, bool),
+            "float": isinstance(value, int | float) and not isinstance(value, bool),
+            "None": value is None,
+            "tuple[str, ...]": isinstance(value, tuple | list)
+            and all(isinstance(entry, str) for entry in value),
+        }
+        if not any(fits[kind] for kind in kinds):
+            raise ValueError(
+                f"environment.{field.name} is {value!r}; it must be {' or '.join(kinds)}."
+            )
 
 
 def view_of(settings: EnvironmentSettings) -> str:

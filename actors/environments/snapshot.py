@@ -3,7 +3,7 @@
 A state is the integration state of MuJoCo's data, the sensor readings and camera poses that no
 recomputation gives back, the fields of the model that the task has changed (targets, sizes,
 colours), the task's own fields and generator, and the episode's clock. It holds no textures and no
-meshes: a few kilobytes.
+meshes: some kilobytes.
 """
 
 from __future__ import annotations

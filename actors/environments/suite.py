@@ -7,6 +7,7 @@ rewards add up and distractions tick, then one picture is drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import dm_env
@@ -21,7 +22,17 @@ from actors.environments.settings import EnvironmentSettings, view_of
 from actors.environments.snapshot import Snapshot
 from actors.environments.tasks import episode_simulator_steps, load_task, step_task
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
+# Settings that the rest of a run depends on; pictures may be of another size or quality.
+_SHAPING = (
+    "difficulty",
+    "intensity",
+    "dynamic",
+    "distractions",
+    "natural_mask",
+    "background_blend",
+    "ground_alpha",
+)
 
 
 class SuiteEnvironment(PixelEnvironment):
@@ -59,6 +70,7 @@ class SuiteEnvironment(PixelEnvironment):
         )
         self._scaled = not (np.all(self._low == -1.0) and np.all(self._high == 1.0))
         self._reset_next_step = True
+        self._closed = False
 
     def reset(self, seed: int | None = None) -> dm_env.TimeStep:
         """Starts an episode: a FIRST time step, whose reward and discount are None.
@@ -70,6 +82,7 @@ class SuiteEnvironment(PixelEnvironment):
         Raises:
             ValueError: the seed is negative.
         """
+        self._check_open()
         if seed is not None:
             seeds = distractions.stream_seeds(seed)
             self._control.task.random.seed(seeds["task"])
@@ -89,6 +102,7 @@ class SuiteEnvironment(PixelEnvironment):
         Raises:
             ValueError: the action has another shape, or a number in it is not finite.
         """
+        self._check_open()
         if self._reset_next_step:
             return self.reset()
         command = self._command(action)
@@ -106,6 +120,7 @@ class SuiteEnvironment(PixelEnvironment):
 
     def observation(self) -> np.ndarray:
         """Draws the current state: a new uint8 array (image_size, image_size, 3)."""
+        self._check_open()
         return self._distractions.observe()
 
     def clean_observation(self) -> np.ndarray:
@@ -115,6 +130,7 @@ class SuiteEnvironment(PixelEnvironment):
         picture of an environment of difficulty "none" in the same state. For denoising and for
         measuring; costs one more picture.
         """
+        self._check_open()
         with self._distractions.removed():
             return self._renderer.observe(own_sky=True)
 
@@ -122,7 +138,13 @@ class SuiteEnvironment(PixelEnvironment):
         """Draws the current state, distractions included, for people: uint8 (size, 4/3 size, 3).
 
         Videos that "natural" pastes into observations are not in it.
+
+        Raises:
+            ValueError: the size is below 8.
         """
+        self._check_open()
+        if size < 8:
+            raise ValueError(f"A frame of {size} pixels is asked for; 8 is the least.")
         return self._distractions.film(size)
 
     def action_spec(self) -> specs.BoundedArray:
@@ -155,11 +177,10 @@ class SuiteEnvironment(PixelEnvironment):
         return self._distractions
 
     def get_state(self) -> dict[str, Any]:
-        """Returns all that the rest of the run depends on: plain, picklable, a few kilobytes."""
+        """Returns all that the rest of the run depends on: plain, picklable, 10 to 20 kilobytes."""
+        self._check_open()
         return {
-            "version": _STATE_VERSION,
-            "name": self.name,
-            "action_repeat": self.action_repeat,
+            "identity": self._identity(),
             "simulator_steps": self.simulator_steps,
             "reset_next_step": self._reset_next_step,
             "control": self._snapshot.save(),
@@ -170,13 +191,22 @@ class SuiteEnvironment(PixelEnvironment):
         """Continues where `get_state` was called; `observation` then gives that moment's picture.
 
         Raises:
-            ValueError: the state is of another environment, or of another version of this class.
+            ValueError: the state is of another environment, of other settings, or of another
+                version of this class; nothing is changed then.
         """
-        here = {"version": _STATE_VERSION, "name": self.name, "action_repeat": self.action_repeat}
-        saved = {key: state.get(key) for key in here}
-        if saved != here:
+        self._check_open()
+        parts = {"identity", "simulator_steps", "reset_next_step", "control", "distractions"}
+        if not isinstance(state, Mapping) or state.keys() != parts:
+            raise ValueError("This is no state that get_state of this version has returned.")
+        differing = [
+            f"{key} {state['identity'].get(key)!r} instead of {value!r}"
+            for key, value in self._identity().items()
+            if state["identity"].get(key) != value
+        ]
+        if differing:
             raise ValueError(
-                f"The saved state is of {saved}, this environment is {here}: make that one."
+                f"The saved state has {', '.join(differing)}: restore it with the same environment "
+                "settings."
             )
         self._distractions.set_state(state["distractions"])
         self._snapshot.restore(state["control"])
@@ -186,6 +216,20 @@ class SuiteEnvironment(PixelEnvironment):
     def close(self) -> None:
         """Frees the drawing context. The environment cannot be used afterwards."""
         self._renderer.close()
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"This {self.name} has been closed: make another.")
+
+    def _identity(self) -> dict[str, Any]:
+        shaping = {name: getattr(self.settings, name) for name in _SHAPING}
+        return {
+            "version": _STATE_VERSION,
+            "name": self.name,
+            "action_repeat": self.action_repeat,
+            **shaping,
+        }
 
     def _command(self, action: np.ndarray) -> np.ndarray:
         command = np.clip(np.asarray(action, np.float64), -1.0, 1.0)

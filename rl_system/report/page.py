@@ -77,6 +77,8 @@ def _head(groups: Sequence[Group]) -> str:
             if clean
             else f"trained with {motion} distractions, {difficulty}"
         )
+    if len(groups) == 1 and environment.get("quality") == "fast":
+        described.append("pictures without shadows (quality fast)")
     if count == 1 and "seed" in first.facts:
         described.append(f"seed {first.facts['seed']}")
     if first.facts.get("started"):

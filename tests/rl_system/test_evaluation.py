@@ -8,7 +8,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from actors.environments.settings import EnvironmentSettings
+from actors.environments.settings import EnvironmentSettings, view_of
 from rl_system.config import load_settings
 from rl_system.errors import RunError
 from rl_system.evaluation import EvaluationResult, evaluate, shown_at
@@ -99,7 +99,15 @@ def test_another_difficulty_comes_at_its_own_range() -> None:
     for difficulty in ("none", "hard", "background60"):
         shown = shown_at(trained, difficulty)
         assert (shown.difficulty, shown.intensity) == (difficulty, None)
-        assert replace(shown, difficulty="medium", intensity=0.15, action_repeat=None) == trained
+        back = replace(shown, difficulty="medium", intensity=0.15)
+        assert replace(back, action_repeat=None, view=None) == trained
+
+
+@pytest.mark.parametrize(("trained", "view"), [("natural", "square"), ("none", "wide")])
+def test_another_difficulty_keeps_the_trained_view(trained: str, view: str) -> None:
+    environment = EnvironmentSettings(difficulty=trained)
+    for difficulty in ("none", "natural", "hard"):
+        assert view_of(shown_at(environment, difficulty)) == view
 
 
 def test_held_out_videos_are_not_those_of_training(settings: Settings) -> None:

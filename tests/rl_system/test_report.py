@@ -62,6 +62,13 @@ def test_a_report_is_one_file_that_loads_nothing_else(tmp_path: Path) -> None:
     assert "href=" not in text
 
 
+def test_a_report_says_when_pictures_had_no_shadows(tmp_path: Path) -> None:
+    for quality in ("fast", "paper"):
+        path = make_run(tmp_path / quality, "run", f"environment.quality={quality}")
+        text = write_report([path], path / "report.html").read_text()
+        assert ("pictures without shadows (quality fast)" in text) == (quality == "fast")
+
+
 def test_the_best_trivial_policy_is_named_with_the_ratio(tmp_path: Path) -> None:
     path = make_run(tmp_path, "run")
     write_json(path / "trivial.json", {"zero": [50.0, 1.0], "random": [20.0, 1.0]})

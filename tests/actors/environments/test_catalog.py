@@ -66,6 +66,14 @@ def test_an_unknown_split_is_refused() -> None:
         ("background_blend", 1.5),
         ("ground_alpha", -0.1),
         ("num_videos", -1),
+        ("image_size", "big"),
+        ("dynamic", "no"),
+        ("background_blend", True),
+        ("videos", None),
+        ("distractions", "camera"),
+        ("natural_mask", "red"),
+        ("view", "tall"),
+        ("intensity", -0.1),
     ],
 )
 def test_a_setting_outside_its_range_is_named(field: str, value: object) -> None:

@@ -209,8 +209,45 @@ def test_a_state_of_another_environment_is_refused() -> None:
         make_environment(_small("dcs/cheetah-run"), 3).set_state(state)
     with pytest.raises(ValueError, match="same environment settings"):
         make_environment(_small(distractions=("color",)), 3).set_state(state)
-    with pytest.raises(ValueError, match="not among this environment's"):
-        make_environment(_small(), 3, "held_out").set_state(state)
+    for split, count in (("held_out", None), ("train", 7)):
+        with pytest.raises(ValueError, match="one of other videos than this environment's"):
+            make_environment(_small(num_videos=count), 3, split).set_state(state)  # type: ignore
+    for wrong in (None, {}, state | {"extra": 1}):
+        with pytest.raises(ValueError, match="no state that get_state"):
+            environment.set_state(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("difficulty", "hard"),
+        ("intensity", 0.5),
+        ("dynamic", False),
+        ("background_blend", 0.5),
+        ("ground_alpha", 1.0),
+        ("natural_mask", "sky"),
+        ("action_repeat", 3),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_and_changes_nothing(
+    field: str, value: object
+) -> None:
+    state = make_environment(_small(**{field: value}), 3).get_state()
+    environment, untouched = make_environment(_small(), 5), make_environment(_small(), 5)
+    environment.reset()
+    untouched.reset()
+    with pytest.raises(ValueError, match=rf"{field} {value!r} instead of .* same environment"):
+        environment.set_state(state)
+    _assert_equal(_roll(environment, 2), _roll(untouched, 2))
+
+
+def test_a_state_fits_pictures_of_another_quality_and_size() -> None:
+    one = make_environment(_small(), 3)
+    other = make_environment(_small(quality="paper", image_size=64), 8)
+    one.reset()
+    _roll(one, 2)
+    other.set_state(one.get_state())
+    assert [step.reward for step in _roll(one, 3)] == [step.reward for step in _roll(other, 3)]
 
 
 @pytest.mark.parametrize("name", PAPER_TASKS)
@@ -311,6 +348,25 @@ def test_closing_twice_is_fine() -> None:
     environment = make_environment(_small(), 5)
     environment.reset()
     environment.close()
+    environment.close()
+
+
+def test_a_closed_environment_says_so() -> None:
+    environment = make_environment(_small(), 5)
+    environment.reset()
+    environment.close()
+    for use in (environment.reset, environment.observation, environment.clean_observation):
+        with pytest.raises(RuntimeError, match=r"dcs/cartpole-swingup has been closed"):
+            use()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        environment.step(np.zeros(1))
+
+
+def test_a_frame_without_pixels_is_refused() -> None:
+    environment = make_environment(_small(), 5)
+    environment.reset()
+    with pytest.raises(ValueError, match="8 is the least"):
+        environment.render_frame(0)
     environment.close()
 
 
