@@ -118,6 +118,8 @@ class StreamingEnvRunner(EnvRunner):
             if self._worker is not None:
                 report = self._worker.take_report()
             self._worker = None
+            with contextlib.suppress(Exception):  # what failed may be an environment
+                self._close_environments()
         self._reported_at = time.monotonic()
         return asdict(report) | {
             "actor": self._index,
@@ -175,9 +177,9 @@ class StreamingEnvRunner(EnvRunner):
             self.environments.append(make_environment(self._plane["environment"], seed))
 
     def _close_environments(self) -> None:
-        for environment in self.environments:
+        closing, self.environments = self.environments, []
+        for environment in closing:
             environment.close()
-        self.environments = []
 
     def make_module(self) -> None:
         """Builds the policy, an RLModule named by the configuration."""

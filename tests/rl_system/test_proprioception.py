@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,9 @@ def test_the_learners_module_takes_the_actors_weights(runner: StreamingEnvRunner
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_robot_trains_on_ray_and_its_policy_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_robot_trains_on_ray_through_a_killed_simulator_and_its_policy_comes_back(
+    tmp_path: Path,
+) -> None:
     overrides = [
         "environment.quality=fast", "actors.random_agent_steps=40", "learner.batch_size=4",
         "replay.minimum_agent_steps=40", "learner.sequence_length=8", "run.iteration_s=1",
@@ -148,6 +152,12 @@ def test_a_robot_trains_on_ray_and_its_policy_comes_back_from_a_checkpoint(tmp_p
         built = CoReConfig.from_settings(settings).build_algo()
         try:
             metrics = train_until(built, lambda m: m["updates"] >= 10, timeout_s=200.0)
+            (simulator,) = built.env_runner_group.foreach_env_runner(
+                lambda runner: runner.environments[0].process_id
+            )
+            os.kill(simulator, signal.SIGKILL)
+            enough = metrics["agent_steps"] + 40
+            metrics = train_until(built, lambda m: m["agent_steps"] >= enough, timeout_s=100.0)
             built.save_to_path(tmp_path)
         finally:
             built.stop()
