@@ -3,7 +3,7 @@
 #   make train             train the default on this machine, ends with the path of a report
 #   make test              set up and run the tests (without those marked slow)
 #   make test-slow         the tests marked slow
-#   make robosuite         a second Python with robosuite, for the door opening tasks (2 GB)
+#   make robosuite         a second Python with robosuite, for the door opening tasks (1.2 GB)
 #   make bench-peers       what `rl-system bench` compares this system with
 #   make lint              ruff and mypy
 #   make clean             remove the virtual environment and caches (never runs/)
@@ -84,7 +84,8 @@ $(ROBOSUITE_STAMP): $(ROBOSUITE_PINS)
 robosuite: graphics $(ROBOSUITE_STAMP)
 	$(BIN)/python -m pytest -q -m "not slow" -k TestEachRobot tests/actors/environments/test_robosuite.py
 
-# `bench env`: the published package, at the version that its adaptation was written for.
+# `bench env` compares with the published package, which is a dependency too: the version that its
+# adaptation was written for.
 bench-peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet distracting-control==0.1.1rc3
 

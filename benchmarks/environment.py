@@ -8,7 +8,8 @@ action repeat and picture size, ours undistracted, and dm_control's physics with
 Before that, both are brought into the same state and their pictures are compared.
 
 Ratios are medians over rounds of (package's time / our time), above 1: ours is faster.
-`distraction_cost` is our distracted frame time over our undistracted one. Both clocks are given:
+`distraction_cost` is our distracted frame time over our undistracted one. A ratio whose task is not
+measured is null. Both clocks are given:
 `<name>` compares CPU time of the process, `<name>_wall` compares wall-clock time. The last line
 with --json is one object of machine, figures and ratios.
 """
@@ -22,7 +23,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from actors.environments.backend import GraphicsUnavailable
 from actors.environments.catalog import UnknownEnvironment, find, make_environment
 from actors.environments.interface import PixelEnvironment
 from actors.environments.settings import QUALITIES, EnvironmentSettings
-from actors.environments.videos import VideoFolderError
+from actors.environments.videos import VideoFolderError, davis
 from benchmarks import moving_pictures
-from benchmarks.peers.distracting_suite import INSTALL, PackageEnvironment, PeerMissing
-from benchmarks.rounds import Timing, interleave, ratios, spread
+from benchmarks.peers.distracting_suite import PackageEnvironment
+from benchmarks.rounds import Candidate, Timing, interleave, ratios, spread
 from rl_system.cli import EXIT_USER_ERROR
 from rl_system.machine import describe_machine, versions
 
@@ -53,35 +53,9 @@ RATIOS = (
 COLUMNS = ("package", *QUALITIES, "paper_clean", "fast_clean", "physics_only")
 LEVEL = "medium"
 SEED = 3
-_COMPARED_EPISODES, _COMPARED_STEPS = 2, 4  # per episode, after its first picture
+_COMPARED_EPISODES, _COMPARED_AGENT_STEPS = 2, 4  # per episode, after its first picture
 _WARM_RESETS = 30  # enough that a level's eight videos are all cached
 _FIRST_RESETS = 3
-
-
-@dataclass
-class Candidate:
-    """One of the things that are timed: a reset, then some agent steps, in every round."""
-
-    reset: Callable[[], object]
-    step: Callable[[np.ndarray], object]
-    action: Callable[[], np.ndarray]
-    steps: int  # agent steps per round
-    resets: Timing = field(default_factory=Timing)
-    agent_steps: Timing = field(default_factory=Timing)
-
-    def round(self) -> None:
-        self.resets.time(self.reset)
-        self.agent_steps.time(lambda: self.step(self.action()), self.steps)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns figures of both, and agent steps per second of CPU and of wall-clock time."""
-        step = self.agent_steps.summary()
-        return {
-            "step": step,
-            "reset": self.resets.summary(),
-            "agent_steps_per_cpu_s": round(1e3 / step["cpu_ms"]["median"], 1),
-            "agent_steps_per_s": round(1e3 / step["wall_ms"]["median"], 1),
-        }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +83,7 @@ def _check(options: argparse.Namespace) -> None:
             raise UnknownEnvironment(f"{name} is no task of the package: choose one of dcs/.")
     if options.videos is None:
         return
-    needed = published.TRAIN_VIDEOS[: published.NUM_VIDEOS[LEVEL]]
+    needed = davis.TRAIN_VIDEOS[: published.NUM_VIDEOS[LEVEL]]
     missing = [name for name in needed if not Path(options.videos, name).is_dir()]
     if missing:
         raise VideoFolderError(
@@ -131,8 +105,6 @@ def measure(options: argparse.Namespace, videos: Path, scratch: Path) -> dict[st
     for name in options.tasks:
         task = _Task(name, options, videos)
         figures["renderer"] = task.renderer()
-        if task.missing:
-            figures["package_missing"] = task.missing
         figures["tasks"][name], task_ratios = task.measure(options.seconds / len(options.tasks))
         by_round |= task_ratios
     return {
@@ -153,20 +125,15 @@ class _Task:
         self._clean = {
             f"{quality}_clean": self._make("none", quality) for quality in ("paper", "fast")
         }
-        self._peer: PackageEnvironment | None = None
-        self.missing = ""
-        try:
-            self._peer = PackageEnvironment(
-                self._entry.domain,
-                self._entry.task,
-                videos,
-                stream_seeds(SEED),
-                action_repeat=self._entry.action_repeat,
-                image_size=self._size,
-                difficulty=LEVEL,
-            )
-        except PeerMissing as error:
-            self.missing = str(error)
+        self._peer = PackageEnvironment(
+            self._entry.domain,
+            self._entry.task,
+            videos,
+            stream_seeds(SEED),
+            action_repeat=self._entry.action_repeat,
+            image_size=self._size,
+            difficulty=LEVEL,
+        )
 
     def _make(self, difficulty: str, quality: str) -> PixelEnvironment:
         settings = EnvironmentSettings(
@@ -189,9 +156,10 @@ class _Task:
 
     def measure(self, seconds: float) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
         """Returns the task's figures, and its ratios by name, clock and round."""
-        figures: dict[str, Any] = {"action_repeat": self._entry.action_repeat}
-        if self._peer is not None:
-            figures["difference_grey_levels"] = self._compare(self._peer)
+        figures: dict[str, Any] = {
+            "action_repeat": self._entry.action_repeat,
+            "difference_grey_levels": self._compare(),
+        }
         candidates = self._candidates()
         for candidate in candidates.values():
             candidate.step(candidate.action())
@@ -209,16 +177,14 @@ class _Task:
         def action() -> np.ndarray:
             return generator.uniform(-1.0, 1.0, self._entry.action_dims)
 
-        candidates = {}
-        if self._peer is not None:
-            self._peer.reset()
-            candidates["package"] = Candidate(self._peer.reset, self._peer.step, action, steps=3)
+        self._peer.reset()
+        candidates = {"package": Candidate(self._peer.reset, self._peer.step, action, 3)}
         for name, environment in (self._ours | self._clean).items():
             for _ in range(_WARM_RESETS):
                 environment.reset()
-            candidates[name] = Candidate(environment.reset, environment.step, action, steps=10)
+            candidates[name] = Candidate(environment.reset, environment.step, action, 10)
         reset, step = self._physics_only()
-        candidates["physics_only"] = Candidate(reset, step, action, steps=100)
+        candidates["physics_only"] = Candidate(reset, step, action, 100)
         return candidates
 
     def _physics_only(self) -> tuple[Callable[[], object], Callable[[np.ndarray], None]]:
@@ -233,7 +199,7 @@ class _Task:
 
         return control.reset, step
 
-    def _compare(self, peer: PackageEnvironment) -> dict[str, dict[str, float]]:
+    def _compare(self) -> dict[str, dict[str, float]]:
         """Mean absolute differences of our pictures from the package's at the same states."""
         generator = np.random.default_rng(SEED)
         differences: dict[str, list[float]] = {quality: [] for quality in self._ours}
@@ -246,10 +212,10 @@ class _Task:
         # Made anew, since whoever asked for the renderer has already reset one of them.
         twins = {quality: self._make(LEVEL, quality) for quality in self._ours}
         for _ in range(_COMPARED_EPISODES):
-            note(peer.reset(), {q: twin.reset().observation for q, twin in twins.items()})
-            for _ in range(_COMPARED_STEPS):
+            note(self._peer.reset(), {q: twin.reset().observation for q, twin in twins.items()})
+            for _ in range(_COMPARED_AGENT_STEPS):
                 action = generator.uniform(-1.0, 1.0, self._entry.action_dims)
-                reference = peer.step(action)
+                reference = self._peer.step(action)
                 note(reference, {q: twin.step(action).observation for q, twin in twins.items()})
         for twin in twins.values():
             twin.close()
@@ -266,19 +232,17 @@ class _Task:
         paper, clean = candidates["paper"].agent_steps, candidates["paper_clean"].agent_steps
         found = {f"{domain}/distraction_cost": ratios(paper, clean)}
         found[f"{domain}/over_physics"] = ratios(paper, candidates["physics_only"].agent_steps)
-        if "package" in candidates:
-            package = candidates["package"]
-            for quality in self._ours:
-                ours = candidates[quality]
-                found[f"{domain}/{quality}"] = ratios(package.agent_steps, ours.agent_steps)
-                found[f"{domain}/reset_{quality}"] = ratios(package.resets, ours.resets)
+        package = candidates["package"]
+        for quality in self._ours:
+            ours = candidates[quality]
+            found[f"{domain}/{quality}"] = ratios(package.agent_steps, ours.agent_steps)
+            found[f"{domain}/reset_{quality}"] = ratios(package.resets, ours.resets)
         return found
 
     def _close(self) -> None:
         for environment in (self._ours | self._clean).values():
             environment.close()
-        if self._peer is not None:
-            self._peer.close()
+        self._peer.close()
 
 
 def _first_resets(size: int, scratch: Path) -> dict[str, Any]:
@@ -332,8 +296,6 @@ def _print(result: dict[str, Any]) -> None:
         f"{figures['renderer']}.\nCPU milliseconds, medians; behind x: how many times as long the "
         "package took (quartiles)."
     )
-    if "package_missing" in figures:
-        print(f"\n{figures['package_missing']} Its ratios are null.")
     for part, prefix, title in (("step", "", "agent step"), ("reset", "reset_", "reset")):
         rows = {}
         for name, task in figures["tasks"].items():
@@ -351,17 +313,15 @@ def _print(result: dict[str, Any]) -> None:
             for value in task["difference_grey_levels"].values()
         ]
         for name, task in figures["tasks"].items()
-        if "difference_grey_levels" in task
     }
-    if differences:
-        _print_table("grey levels off the package's pictures (the worst)", QUALITIES, differences)
+    _print_table("grey levels off the package's pictures (the worst)", QUALITIES, differences)
     first = {kind: timing["cpu_ms"]["median"] for kind, timing in figures["first_reset"].items()}
     print(
         f"\nFirst reset of a new environment: {first['uncached']:.0f} ms with a video never seen "
         f"before, {first['cached']:.0f} ms with a cached one.\n"
     )
     for name, value in result["ratios"].items():
-        print(f"{name}: {value if value is not None else f'null (needs `{INSTALL}` or its task)'}")
+        print(f"{name}: {'null (its task is not in --tasks)' if value is None else value}")
 
 
 def _print_table(title: str, columns: Sequence[str], rows: dict[str, list[str]]) -> None:

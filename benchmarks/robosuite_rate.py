@@ -15,10 +15,10 @@ import argparse
 import json
 import statistics
 import sys
-import time
 import zlib
 from collections.abc import Callable
-from itertools import product
+from contextlib import ExitStack
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -31,45 +31,13 @@ from actors.environments.catalog import make_environment
 from actors.environments.robosuite import RobosuiteEnvironment
 from actors.environments.server_process import ServerProcess
 from actors.environments.settings import QUALITIES, EnvironmentSettings
-from benchmarks.rounds import Timing, interleave, ratios, spread
+from benchmarks.rounds import Candidate, interleave, ratios, spread
 from rl_system.machine import describe_machine
 
 SEED = 3
-STEPS = 10  # per round
+AGENT_STEPS = 10  # per round
 PEER = Path(__file__).with_name("peers") / "robosuite_door.py"
 PUBLISHED = "robosuite"
-
-
-class Candidate:
-    """One of the things that are timed, with the process that does the work."""
-
-    def __init__(
-        self,
-        process_id: int,
-        reset: Callable[[], np.ndarray],
-        step: Callable[[np.ndarray], np.ndarray],
-        close: Callable[[], None],
-    ) -> None:
-        self.reset, self.step, self.close = reset, step, close
-        self.resets, self.steps = Timing(), Timing()
-        self._process = psutil.Process(process_id)
-
-    def round(self) -> None:
-        """Times one reset and `STEPS` steps."""
-        self._time(self.resets, lambda: self.reset(), 1)
-        actions = iter(play(STEPS))
-        self._time(self.steps, lambda: self.step(next(actions)), STEPS)
-
-    def _time(self, timing: Timing, work: Callable[[], object], repeats: int) -> None:
-        cpu, wall = self._cpu_s(), time.perf_counter()
-        for _ in range(repeats):
-            work()
-        timing.wall_ms.append((time.perf_counter() - wall) * 1e3 / repeats)
-        timing.cpu_ms.append((self._cpu_s() - cpu) * 1e3 / repeats)
-
-    def _cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return times.user + times.system
 
 
 def play(count: int) -> np.ndarray:
@@ -82,7 +50,7 @@ def make_settings(robot: str, difficulty: str, quality: str) -> EnvironmentSetti
     )
 
 
-def make_published(robot: str, difficulty: str) -> Candidate:
+def make_published(robot: str, difficulty: str, opened: ExitStack) -> Candidate:
     settings = make_settings(robot, difficulty, "exact")
     seeds = np.random.SeedSequence([SEED, zlib.crc32(b"train")]).generate_state(2)
     arguments = {
@@ -92,8 +60,9 @@ def make_published(robot: str, difficulty: str) -> Candidate:
         "looks_seed": int(seeds[1]),
         "randomize": [] if difficulty == "none" else ["color", "camera"],
     }
-    python, variables = robosuite.find_python(settings), robosuite._variables(settings)
-    server = ServerProcess(python, PEER, arguments, variables)
+    variables = robosuite.list_variables(settings, robosuite.list_libraries(settings)[0])
+    server = ServerProcess(robosuite.find_python(settings), PEER, arguments, variables)
+    opened.callback(server.close)
     server.receive("start", robosuite.START_TIMEOUT_S)
 
     def reset() -> np.ndarray:
@@ -102,23 +71,37 @@ def make_published(robot: str, difficulty: str) -> Candidate:
     def step(action: np.ndarray) -> np.ndarray:
         return server.call("step", action, timeout_s=60.0)["picture"]
 
-    return Candidate(server.process_id, reset, step, server.close)
+    return make_candidate(reset, step, server.process_id)
 
 
-def make_ours(robot: str, difficulty: str, quality: str) -> Candidate:
+def make_ours(robot: str, difficulty: str, quality: str, opened: ExitStack) -> Candidate:
     environment = make_environment(make_settings(robot, difficulty, quality), SEED)
     assert isinstance(environment, RobosuiteEnvironment)
-    return Candidate(
-        environment.process_id,
+    opened.callback(environment.close)
+    return make_candidate(
         lambda: environment.reset().observation,
         lambda action: environment.step(action).observation,
-        environment.close,
+        environment.process_id,
     )
+
+
+def make_candidate(
+    reset: Callable[[], np.ndarray], step: Callable[[np.ndarray], np.ndarray], process_id: int
+) -> Candidate:
+    """Returns what is timed; every round plays the same actions."""
+    process = psutil.Process(process_id)
+
+    def cpu_clock() -> float:
+        times = process.cpu_times()
+        return times.user + times.system
+
+    actions = cycle(play(AGENT_STEPS))
+    return Candidate(reset, step, lambda: next(actions), AGENT_STEPS, cpu_clock)
 
 
 def compare(candidates: dict[str, Candidate]) -> dict[str, float]:
     """Returns the mean distance of each one's pictures to robosuite's own; starts all alike."""
-    pictures: dict[str, list[np.ndarray]] = {}
+    pictures: dict[str, list[object]] = {}
     for name, candidate in candidates.items():
         pictures[name] = []
         for _ in range(2):
@@ -129,23 +112,25 @@ def compare(candidates: dict[str, Candidate]) -> dict[str, float]:
 
 
 def measure(robot: str, difficulty: str, seconds: float) -> dict[str, dict]:
-    candidates = {PUBLISHED: make_published(robot, difficulty)}
-    candidates |= {quality: make_ours(robot, difficulty, quality) for quality in QUALITIES}
-    differences = compare(candidates)
-    rounds = interleave({name: one.round for name, one in candidates.items()}, seconds)
+    with ExitStack() as opened:
+        candidates = {PUBLISHED: make_published(robot, difficulty, opened)}
+        candidates |= {
+            quality: make_ours(robot, difficulty, quality, opened) for quality in QUALITIES
+        }
+        differences = compare(candidates)
+        rounds = interleave({name: one.round for name, one in candidates.items()}, seconds)
     published = candidates[PUBLISHED]
     figures = {}
     for name, candidate in candidates.items():
-        step = ratios(published.steps, candidate.steps)
+        step = ratios(published.agent_steps, candidate.agent_steps)
         figures[name] = {
-            "step": candidate.steps.summary(),
+            "step": candidate.agent_steps.summary(),
             "reset": candidate.resets.summary(),
             "step_ratio": {clock: spread(values)["median"] for clock, values in step.items()},
             "reset_ratio": statistics.median(ratios(published.resets, candidate.resets)["cpu"]),
             "difference": differences[name],
             "rounds": rounds,
         }
-        candidate.close()
     return figures
 
 

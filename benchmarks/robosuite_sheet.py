@@ -22,7 +22,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "colours, textures and lights": ("color",),
     "and the camera": ("color", "camera"),
 }
-EPISODES, STEPS, SEED = 5, 20, 1
+EPISODES, AGENT_STEPS, SEED = 5, 20, 1
 
 
 def make_row(robot: str, caption: str, distractions: tuple[str, ...]) -> Row:
@@ -36,7 +36,7 @@ def make_row(robot: str, caption: str, distractions: tuple[str, ...]) -> Row:
     with make_environment(settings, SEED) as environment:
         for _ in range(EPISODES):
             environment.reset()
-            for action in np.random.default_rng(SEED).uniform(-1.0, 1.0, (STEPS, 7)):
+            for action in np.random.default_rng(SEED).uniform(-1.0, 1.0, (AGENT_STEPS, 7)):
                 time_step = environment.step(action)
             pictures.append(time_step.observation)
     return Row(f"{settings.name}: {caption}", pictures)

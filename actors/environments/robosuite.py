@@ -7,6 +7,7 @@ folder `robosuite_process`, and `RobosuiteEnvironment` asks it for steps and pic
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 from dm_env import specs
 from PIL import Image
 
-from actors.environments import backend
+from actors.environments import backend, self_check
 from actors.environments.catalog import Entry
 from actors.environments.interface import Observation, PixelEnvironment
+from actors.environments.robosuite_process.errors import GraphicsError
 from actors.environments.server_process import ProcessFailed, ServerProcess
 from actors.environments.settings import EnvironmentSettings
 
@@ -32,6 +34,13 @@ _BUILT = Path(".venv-robosuite", "bin", "python")
 _CONTROL_HZ = 20
 _WINDOW = 144  # pixels of the part of the picture that an observation shows
 _STATE_VERSION = 1
+_SELF_CHECK = Path(self_check.__file__)
+# Settings of other environments. `dynamic` and the distraction "background", which have no effect
+# either, are on by default, so that they may be given.
+_UNUSED = (
+    *("intensity", "videos", "videos_split", "num_videos", "background_blend"),
+    *("natural_mask", "view", "ground_alpha"),
+)
 # What the other Python must not inherit: this one's paths, its choice of OpenGL, and the GPUs of
 # this process, which robosuite would take for EGL devices (an empty list stops it).
 _NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYOPENGL_PLATFORM", "CUDA_VISIBLE_DEVICES")
@@ -45,25 +54,31 @@ class RobosuiteMissing(RuntimeError):
 class RobosuiteEnvironment(PixelEnvironment):
     """One robot before its door; made by `catalog.make_environment`.
 
-    An observation is the middle of the front camera's picture, 144 x 144 of 256 x 256, resized if
-    `image_size` is another. `difficulty` "randomized" draws new looks at every reset: colours,
-    textures and lights if `distractions` has "color", the camera's place and angle if it has
-    "camera"; they stay for the episode. An episode is 500 control steps after one of doing nothing
-    (CoRe's code takes it too), and never ends early. A control step in which the simulation
-    diverges earns 0 and repeats the observation before it.
+    An observation is a window of the front camera's picture, 144 x 144 of 256 x 256, its middle 24
+    pixels left of the picture's and 16 above it; it is resized if `image_size` is another.
+    `difficulty` "randomized" draws new looks at every reset: colours, textures and lights if
+    `distractions` has "color", the camera's place and angle if it has "camera". They stay for the
+    episode, so `dynamic` has no effect, and neither has the distraction "background". An episode is
+    500 control steps after one of doing nothing (CoRe's code takes it too), and never ends early. A
+    control step in which the simulation diverges earns 0 and repeats the observation before it.
 
     One seed gives the same episodes on the same machine, bit for bit, and so does `set_state` of an
     environment with the same settings. `split` changes the seed alone: held-out episodes are of the
     same distribution.
 
+    Before anything else the process draws a known scene. With `gl` "auto" an EGL that cannot, or
+    that draws it wrong, gives way to OSMesa if that is installed.
+
     Raises:
         RobosuiteMissing: no Python with robosuite.
         backend.GraphicsUnavailable: it cannot draw here.
         ProcessFailed: its process ended, or gave no answer in time; later calls raise it too.
-        ValueError: settings that robosuite has no use for, or a negative seed.
+        ValueError: a setting that has no effect here (`dynamic` and "background" may be given), or
+            a negative seed.
     """
 
     def __init__(self, entry: Entry, settings: EnvironmentSettings, seed: int, split: str) -> None:
+        _refuse_unused(settings)
         self.name = entry.name
         self.settings = settings
         self._robot = entry.task.capitalize()
@@ -74,8 +89,10 @@ class RobosuiteEnvironment(PixelEnvironment):
         self._episode_simulator_steps = entry.episode_simulator_steps
         self._elapsed = 0  # control steps of this episode
         self._randomize = _randomized(settings)
-        self._server = self._start(seed)
-        sizes = self._greet()
+        seeds = _derive_seeds(seed, split)
+        self._python = find_python(settings)
+        self._libraries = list_libraries(settings)
+        sizes = self._start(seeds)
         if sizes["proprioception"] != entry.proprioception_dims:
             raise RuntimeError(
                 f"{entry.name} has a proprioception of {entry.proprioception_dims} numbers, and "
@@ -103,10 +120,9 @@ class RobosuiteEnvironment(PixelEnvironment):
                 1e-7 in its first episode.
         """
         if seed is not None:
-            following = self._start(seed)
+            seeds = _derive_seeds(seed, self._split)
             self._server.close()
-            self._server = following
-            self._greet()
+            self._start(seeds)
         reply = self._call("reset")
         self._reset_next_step = False
         self._elapsed = self.simulator_steps = 0
@@ -171,7 +187,7 @@ class RobosuiteEnvironment(PixelEnvironment):
         return {"observation": picture, "proprioception": numbers}
 
     def get_state(self) -> dict[str, Any]:
-        """Returns all that the rest of the run depends on: plain, picklable, some 40 kilobytes."""
+        """Returns all that the rest of the run depends on: plain, picklable, under 40 kilobytes."""
         return {
             **self._identity(),
             "elapsed": self._elapsed,
@@ -206,6 +222,11 @@ class RobosuiteEnvironment(PixelEnvironment):
         """Of the simulator's process."""
         return self._server.process_id
 
+    @property
+    def library(self) -> str:
+        """Of OpenGL, which draws: "egl" or "osmesa"."""
+        return self._libraries[0]
+
     def _identity(self) -> dict[str, Any]:
         return {
             "version": _STATE_VERSION,
@@ -214,35 +235,37 @@ class RobosuiteEnvironment(PixelEnvironment):
             "randomize": self._randomize,
         }
 
-    def _start(self, seed: int) -> ServerProcess:
-        if seed < 0:
-            raise ValueError(f"The environment's seed is {seed}; it must be 0 or more.")
-        words = np.random.SeedSequence([seed, zlib.crc32(self._split.encode())])
-        task_seed, looks_seed = (int(word) for word in words.generate_state(2))
+    def _start(self, seeds: tuple[int, int]) -> dict[str, int]:
+        """Starts the process and returns its greeting; a library that cannot draw is given up."""
         arguments = {
             "robot": self._robot,
-            "task_seed": task_seed,
-            "looks_seed": looks_seed,
+            "task_seed": seeds[0],
+            "looks_seed": seeds[1],
             "randomize": self._randomize,
             "quality": self.settings.quality,
+            "self_check": str(_SELF_CHECK),
         }
-        return ServerProcess(
-            find_python(self.settings), _PROGRAM, arguments, _variables(self.settings)
+        failures: list[str] = []
+        for library in self._libraries:
+            variables = list_variables(self.settings, library)
+            self._server = ServerProcess(self._python, _PROGRAM, arguments, variables)
+            try:
+                sizes: dict[str, int] = self._server.receive("start", START_TIMEOUT_S)["sizes"]
+            except ProcessFailed as error:
+                self._server.close()
+                if error.kind != GraphicsError.__name__:
+                    raise
+                failures.append(str(error).strip().splitlines()[-1].partition(": ")[2])
+                if "MUJOCO_EGL_DEVICE_ID" in failures[-1]:
+                    break  # a device that the user named does not exist: nothing takes its place
+            else:
+                self._libraries = [library]
+                return sizes
+        raise backend.GraphicsUnavailable(
+            f"robosuite cannot draw here ({'; '.join(failures)}): set environment.render_device to "
+            "another device, or install OSMesa (on Debian or Ubuntu "
+            f"`{backend.INSTALL_HINTS['osmesa']}`) and leave environment.gl at auto."
         )
-
-    def _greet(self) -> dict[str, int]:
-        try:
-            sizes: dict[str, int] = self._server.receive("start", START_TIMEOUT_S)["sizes"]
-        except ProcessFailed as error:
-            self._server.close()
-            if error.kind != "GraphicsError":
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            raise backend.GraphicsUnavailable(
-                f"robosuite cannot draw here ({reason}): set environment.render_device to another "
-                "device, or environment.gl to another library."
-            ) from error
-        return sizes
 
     def _call(self, name: str, *arguments: Any) -> dict[str, Any]:
         return self._server.call(name, *arguments, timeout_s=CALL_TIMEOUT_S)
@@ -296,6 +319,24 @@ def _is_program(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
 
 
+def _refuse_unused(settings: EnvironmentSettings) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    given = [name for name in _UNUSED if getattr(settings, name) != defaults[name]]
+    if given:
+        raise ValueError(
+            f"{', '.join(f'environment.{name}' for name in given)} would have no effect on "
+            f"{settings.name}: leave {'it' if len(given) == 1 else 'them'} out."
+        )
+
+
+def _derive_seeds(seed: int, split: str) -> tuple[int, int]:
+    """Returns the seeds of the task and of the looks, 0 to 2^32 - 1."""
+    if seed < 0:
+        raise ValueError(f"The environment's seed is {seed}; it must be 0 or more.")
+    words = np.random.SeedSequence([seed, zlib.crc32(split.encode())]).generate_state(2)
+    return int(words[0]), int(words[1])
+
+
 def _randomized(settings: EnvironmentSettings) -> list[str]:
     if settings.difficulty == "none":
         return []
@@ -308,10 +349,12 @@ def _randomized(settings: EnvironmentSettings) -> list[str]:
     return kinds
 
 
-def _variables(settings: EnvironmentSettings) -> dict[str, str]:
-    """Returns the environment variables of the process."""
-    variables = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
-    variables |= {name: "0" if name == "LP_NUM_THREADS" else "1" for name in _ONE_THREAD}
+def list_libraries(settings: EnvironmentSettings) -> list[str]:
+    """Returns the OpenGL libraries to try, best first: "egl" or "osmesa", for gl=auto maybe both.
+
+    Raises:
+        backend.GraphicsUnavailable: none can be loaded; the message says what to install.
+    """
     chosen = backend.select() if settings.gl == "auto" else settings.gl
     if chosen not in ("egl", "osmesa"):
         raise backend.GraphicsUnavailable(
@@ -324,7 +367,16 @@ def _variables(settings: EnvironmentSettings) -> dict[str, str]:
             f"robosuite cannot draw with {chosen} here: {', '.join(missing)} is missing. On Debian "
             f"or Ubuntu run `{backend.INSTALL_HINTS[chosen]}`, or set environment.gl."
         )
-    variables["MUJOCO_GL"] = chosen
+    if settings.gl == "auto" and chosen == "egl" and not backend.missing_libraries("osmesa"):
+        return ["egl", "osmesa"]
+    return [chosen]
+
+
+def list_variables(settings: EnvironmentSettings, library: str) -> dict[str, str]:
+    """Returns the environment variables of a process that draws with that library."""
+    variables = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    variables |= {name: "0" if name == "LP_NUM_THREADS" else "1" for name in _ONE_THREAD}
+    variables["MUJOCO_GL"] = library
     if settings.render_device is not None:
         variables["MUJOCO_EGL_DEVICE_ID"] = str(settings.render_device)
     return variables

@@ -1,4 +1,8 @@
-"""A known scene with known statistics: whether what a graphics library draws is what it should."""
+"""A known scene with known statistics: whether what a graphics library draws is what it should.
+
+Needs MuJoCo and NumPy alone, and serves the program `robosuite_process` as well, whose Python
+(3.9 or newer) loads this file by its path.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_SIDE = 64  # pixels
+SIDE = 64  # pixels of the picture
 
 # A red box without light, half as high as the picture, in front of a blue sky.
 _SCENE = f"""
@@ -14,7 +18,7 @@ _SCENE = f"""
   <visual>
     <headlight ambient="0 0 0" diffuse="0 0 0" specular="0 0 0"/>
     <quality shadowsize="0" offsamples="0"/>
-    <global offwidth="{_SIDE}" offheight="{_SIDE}"/>
+    <global offwidth="{SIDE}" offheight="{SIDE}"/>
   </visual>
   <asset>
     <texture name="sky" type="skybox" builtin="flat" rgb1="0 0 1" rgb2="0 0 1" width="16"
@@ -39,17 +43,18 @@ def find_fault(render: Any) -> str | None:
     Args:
         render: dm_control's module `_render`, whose `Renderer` makes contexts.
     """
-    import mujoco
-
-    model = mujoco.MjModel.from_xml_string(_SCENE)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    context = render.Renderer(_SIDE, _SIDE)
+    context = render.Renderer(SIDE, SIDE)
     try:
         with context.make_current() as thread:
-            picture = thread.call(_draw, model, data)
+            fault: str | None = thread.call(find_fault_here)
     finally:
         context.free()
+    return fault
+
+
+def find_fault_here() -> str | None:
+    """Returns what `find_fault` does, drawing in this thread's current OpenGL context."""
+    picture = _draw()
     red = np.all(np.abs(picture.astype(int) - (255, 0, 0)) < 24, axis=-1)
     blue = np.all(np.abs(picture.astype(int) - (0, 0, 255)) < 24, axis=-1)
     shares = float(red.mean()), float(blue.mean())
@@ -61,19 +66,21 @@ def find_fault(render: Any) -> str | None:
     )
 
 
-def _draw(model: Any, data: Any) -> np.ndarray:
+def _draw() -> np.ndarray:
     import mujoco
 
+    model = mujoco.MjModel.from_xml_string(_SCENE)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
     scene, camera = mujoco.MjvScene(model, 10), mujoco.MjvCamera()
     camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-    mujoco.mjv_updateScene(
-        model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene
-    )
+    option, perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
+    mujoco.mjv_updateScene(model, data, option, perturb, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
     context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-    picture = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
     try:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
-        area = mujoco.MjrRect(0, 0, _SIDE, _SIDE)
+        area = mujoco.MjrRect(0, 0, SIDE, SIDE)
         mujoco.mjr_render(area, scene, context)
         mujoco.mjr_readPixels(picture, None, area, context)
     finally:

@@ -97,20 +97,3 @@ def test_the_last_line_is_one_object_with_the_promised_ratios(
     assert task["difference_grey_levels"]["paper"]["mean"] <= 0.7
     step = task["physics_only"]["step"]["cpu_ms"]
     assert step["q1"] <= step["median"] <= step["q3"] < task["fast"]["step"]["cpu_ms"]["median"]
-
-
-@pytest.mark.slow
-def test_without_the_package_its_ratios_are_null_and_the_command_that_installs_it_is_said(
-    videos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent() -> None:
-        raise distracting_suite.PeerMissing(f"not here: run `{distracting_suite.INSTALL}`.")
-
-    monkeypatch.setattr(distracting_suite, "_import", absent)
-    given = ["--json", "--seconds", "0", "--size", "32", "--videos", str(videos)]
-    assert environment.main([*given, "--tasks", "dcs/cheetah-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    ratios = json.loads(lines[-1])["ratios"]
-    assert ratios["cheetah_paper"] is None and ratios["reset_paper"] is None
-    assert ratios["distraction_cost"] > 0.5
-    assert any("make bench-peers" in line for line in lines)

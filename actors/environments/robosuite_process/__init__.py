@@ -7,6 +7,6 @@ Python runs this folder as a process of its own, and the two talk over pipes in 
     PYTHON -I robosuite_process '{"robot": "Panda", ...}'
 
 The modules import the standard library, NumPy, MuJoCo, robosuite and each other by their bare
-names, nothing else of this project, and work with Python 3.9 to 3.12. The other side imports
-`messages` alone.
+names, and work with Python 3.9 to 3.12. Of the rest of this project they use `self_check.py` alone,
+whose path is one of the arguments. The other side imports `messages` and `errors` alone.
 """

@@ -1,12 +1,14 @@
-"""Makes the task of its one argument (JSON, see `Door`), then answers requests until they end.
+"""Makes the task of its one argument, then answers requests until they end.
 
-Requests come on standard input, replies go to standard output, one for each, the first a greeting
-with the sizes of the task. When standard input is closed, as the system does when the other side
-dies, the process ends.
+The argument is JSON: what `Door` takes, and as `self_check` the path of the file with the picture
+that must come out right before anything else is done. Requests come on standard input, replies go
+to standard output, one for each, the first a greeting with the sizes of the task. When standard
+input is closed, as the system does when the other side dies, the process ends.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -36,16 +38,40 @@ def main() -> None:
 
 
 def _make_door(arguments: dict[str, Any]) -> Any:
-    try:
-        import mujoco  # opens the display
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # whatever the OpenGL library and its Python layer raise
-        raise GraphicsError(f"{os.environ.get('MUJOCO_GL')}: {error}") from error
+    _check_graphics(_load(arguments.pop("self_check")))
+    import mujoco
     from door import Door
 
     mujoco.set_mju_user_warning(lambda text: print(text, file=sys.stderr))  # else into a file
     return Door(**arguments)
+
+
+def _load(path: str) -> Any:
+    """Imports one file, which need not be where modules are found."""
+    spec = importlib.util.spec_from_file_location("self_check", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_graphics(self_check: Any) -> None:
+    """Raises GraphicsError unless this process draws the known scene right."""
+    try:
+        import mujoco  # opens the display
+
+        context = mujoco.GLContext(self_check.SIDE, self_check.SIDE)
+        try:
+            context.make_current()
+            fault = self_check.find_fault_here()
+        finally:
+            context.free()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever the OpenGL library and its Python layer raise
+        raise GraphicsError(error) from error
+    if fault is not None:
+        raise GraphicsError(f"it draws wrong pictures: {fault}")
 
 
 def serve(door: Any, requests: BinaryIO, replies: BinaryIO) -> None:

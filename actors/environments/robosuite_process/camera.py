@@ -1,14 +1,14 @@
 """The front camera of a simulation: the published picture, or the part of it that is used.
 
-A published observation is the middle 144 x 144 of a picture of 256 x 256 with 4 samples a pixel.
-Drawing that part alone, with the same edges of pixels, is the same picture for two thirds of the
-time. No light of the task throws shadows; what costs time is the robot's 170,000 triangles, drawn
-once more where something mirrors, and their multisampling.
+A published observation is a window of 144 x 144 in a picture of 256 x 256 with 4 samples a pixel,
+its middle 24 pixels left of the picture's and 16 above it. Drawing that part alone, with the same
+edges of pixels, is the same picture for two thirds of the time. No light of the task throws
+shadows; what costs time is the robot's 170,000 triangles, drawn once more where something mirrors,
+and their multisampling.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import mujoco
@@ -17,7 +17,9 @@ from errors import GraphicsError
 
 VIEW = 256  # pixels of the published picture, of which an observation is a part
 WINDOW = 144
-WINDOW_X, WINDOW_Y = 32, 72  # left and lower edge of that part; rows count from below, as OpenGL's
+# Left and lower edge of that part: columns 32 to 176, and rows 72 to 216 counted from below as
+# OpenGL does, which are rows 40 to 184 of the upright picture.
+WINDOW_X, WINDOW_Y = 32, 72
 
 # Without mirrors weaker than this a picture changes by less than half a grey level, in the mean.
 _FAINT_MIRROR = 0.05
@@ -41,7 +43,7 @@ class Camera:
             self._gl = mujoco.GLContext(VIEW, VIEW)
             self._gl.make_current()
         except Exception as error:  # whatever the OpenGL library and its Python layer raise
-            raise GraphicsError(f"{os.environ.get('MUJOCO_GL')}: {error}") from error
+            raise GraphicsError(error) from error
         size = VIEW if self._exact else WINDOW
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         if self._fast:

@@ -54,7 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted and server.ranges and same:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(content):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
+import sys
 import time
 import unittest
 import zlib
@@ -16,7 +18,7 @@ import pytest
 from dm_env import test_utils
 from PIL import Image
 
-from actors.environments import backend, robosuite, robosuite_process
+from actors.environments import backend, robosuite, robosuite_process, self_check
 from actors.environments.catalog import make_environment
 from actors.environments.robosuite import RobosuiteEnvironment, RobosuiteMissing, find_python
 from actors.environments.server_process import ProcessFailed, ServerProcess
@@ -129,28 +131,130 @@ class TestSettings:
         with pytest.raises(ValueError, match="seed is -1; it must be 0 or more"):
             _make(seed=-1)
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("videos", "somewhere"),
+            ("videos_split", "split.txt"),
+            ("num_videos", 2),
+            ("background_blend", 0.3),
+            ("natural_mask", "sky"),
+            ("view", "square"),
+            ("ground_alpha", 0.5),
+            ("intensity", 0.2),
+        ],
+    )
+    def test_a_setting_without_effect_is_refused_by_its_name(self, field: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"environment.{field}"):
+            _make(**{field: value})
+
+    def test_settings_without_effect_are_refused_together(self) -> None:
+        words = "environment.num_videos, environment.view would have no effect .* leave them out"
+        with pytest.raises(ValueError, match=words):
+            _make(view="wide", num_videos=2)
+
+    @needs_robosuite
+    def test_motion_and_background_may_be_asked_for_and_have_no_effect(self) -> None:
+        moving = _make(dynamic=True, distractions=("background", "camera", "color"))
+        still = _make(dynamic=False, distractions=("camera", "color"))
+        _assert_equal([moving.reset()], [still.reset()])
+        _assert_equal(_roll(moving, 3), _roll(still, 3))
+        moving.close()
+        still.close()
+
+
+class TestLibraries:
     def test_no_library_to_draw_with_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MUJOCO_GL", "disabled")
         with pytest.raises(backend.GraphicsUnavailable, match=r"apt-get install .*environment.gl"):
-            robosuite._variables(_settings())
+            robosuite.list_libraries(_settings())
 
     def test_a_missing_library_is_told_with_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(backend, "_LIBRARIES", {"egl": ("libNoSuchThing.so.1",)})
         with pytest.raises(backend.GraphicsUnavailable, match=r"libNoSuch.*apt-get install"):
-            robosuite._variables(_settings(gl="egl"))
+            robosuite.list_libraries(_settings(gl="egl"))
+
+    def test_osmesa_is_a_second_choice_where_it_is_and_none_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MUJOCO_GL", "egl")
+        both: dict[str, tuple[str, ...]] = {"egl": (), "osmesa": ()}
+        monkeypatch.setattr(backend, "_LIBRARIES", both)
+        assert robosuite.list_libraries(_settings()) == ["egl", "osmesa"]
+        assert robosuite.list_libraries(_settings(gl="egl")) == ["egl"]
+        assert robosuite.list_libraries(_settings(gl="osmesa")) == ["osmesa"]
+        monkeypatch.setattr(backend, "_LIBRARIES", both | {"osmesa": ("libNoSuchThing.so.1",)})
+        assert robosuite.list_libraries(_settings()) == ["egl"]
 
     def test_the_process_inherits_neither_paths_nor_gpus(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "PYOPENGL_PLATFORM"):
             monkeypatch.setenv(name, "3")
-        monkeypatch.setattr(backend, "_LIBRARIES", {"egl": ()})
-        variables = robosuite._variables(_settings(gl="egl", render_device=2))
+        variables = robosuite.list_variables(_settings(render_device=2), "egl")
         assert not {"PYTHONPATH", "CUDA_VISIBLE_DEVICES", "PYOPENGL_PLATFORM"} & set(variables)
         assert (variables["MUJOCO_GL"], variables["MUJOCO_EGL_DEVICE_ID"]) == ("egl", "2")
         assert variables["LP_NUM_THREADS"] == "0"
+
+
+# A program in the place of the simulator's, which cannot draw with some libraries.
+_BLIND = """
+import json, os, sys
+sys.path.insert(0, {folder!r})
+from messages import encode
+library = os.environ["MUJOCO_GL"]
+reply = {{"sizes": {{"action": 7, "proprioception": 32}}}}
+if library in {blind!r}:
+    failure = "Traceback ...\\nerrors.GraphicsError: " + library + ": {reason}"
+    reply = {{"error": failure, "kind": "GraphicsError"}}
+sys.stdout.buffer.write(encode(reply))
+sys.stdout.buffer.flush()
+sys.stdin.read()
+"""
+
+
+class TestTurningToAnotherLibrary:
+    """Without a simulator: what is tried behind a library that cannot draw, and what is said."""
+
+    @pytest.fixture
+    def blind(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+        """A function that gives settings whose Python cannot draw with the named libraries."""
+        monkeypatch.setenv("MUJOCO_GL", "egl")
+        monkeypatch.setattr(backend, "_LIBRARIES", {"egl": (), "osmesa": ()})
+        folder = str(Path(robosuite_process.__file__).parent)
+
+        def settings(*libraries: str, reason: str = "no light", **fields: Any) -> Any:
+            program, python = tmp_path / "program.py", tmp_path / "python"
+            program.write_text(_BLIND.format(folder=folder, blind=libraries, reason=reason))
+            python.write_text(f"#!/bin/sh\nexec {sys.executable} {program}\n")
+            python.chmod(0o755)
+            return _settings(robosuite_python=str(python), **fields)
+
+        return settings
+
+    def test_osmesa_draws_where_egl_cannot(self, blind: Any) -> None:
+        with make_environment(blind("egl"), 0) as environment:
+            assert environment.library == "osmesa"
+
+    def test_egl_draws_where_it_can(self, blind: Any) -> None:
+        with make_environment(blind("osmesa"), 0) as environment:
+            assert environment.library == "egl"
+
+    def test_a_named_library_is_not_replaced(self, blind: Any) -> None:
+        with pytest.raises(backend.GraphicsUnavailable, match=r"here \(egl: no light\): set"):
+            make_environment(blind("egl", gl="egl"), 0)
+
+    def test_both_reasons_are_told_when_neither_can(self, blind: Any) -> None:
+        words = r"here \(egl: no light; osmesa: no light\).*apt-get install -y libosmesa6"
+        with pytest.raises(backend.GraphicsUnavailable, match=words):
+            make_environment(blind("egl", "osmesa"), 0)
+
+    def test_nothing_takes_the_place_of_a_device_that_was_named(self, blind: Any) -> None:
+        reason = "MUJOCO_EGL_DEVICE_ID must be between 0 and 0"
+        with pytest.raises(backend.GraphicsUnavailable, match=r"0 and 0\): set .*render_device"):
+            make_environment(blind("egl", reason=reason, render_device=99), 0)
 
 
 @needs_robosuite
@@ -191,7 +295,7 @@ class TestEachRobot:
         environment.reset()
         _roll(environment, 8)
         state = pickle.dumps(environment.get_state())
-        assert len(state) < 100_000
+        assert len(state) < 40_000
         observation = environment.observation()
         rest = [*_roll(environment, 8), environment.reset(), *_roll(environment, 2)]
         environment.close()
@@ -254,7 +358,8 @@ def _start_peer(robot: str, seed: int, randomize: list[str]) -> ServerProcess:
         "randomize": randomize,
     }
     settings = _settings()
-    server = ServerProcess(find_python(settings), _PEER, arguments, robosuite._variables(settings))
+    variables = robosuite.list_variables(settings, robosuite.list_libraries(settings)[0])
+    server = ServerProcess(find_python(settings), _PEER, arguments, variables)
     server.receive("start", 200.0)
     return server
 
@@ -428,9 +533,12 @@ class TestProcess:
         assert time.monotonic() - began < 10.0
         environment.close()
 
-    def test_a_device_that_does_not_exist_is_told(self) -> None:
+    @pytest.mark.parametrize("gl", ["auto", "egl"])
+    def test_a_device_that_does_not_exist_is_told(self, gl: str) -> None:
+        if "egl" not in robosuite.list_libraries(_settings()):
+            pytest.skip("needs EGL")
         with pytest.raises(backend.GraphicsUnavailable, match=r"environment.render_device"):
-            _make(gl="egl", render_device=99)
+            _make(gl=gl, render_device=99)
 
     def test_closing_ends_the_process_and_twice_is_fine(self) -> None:
         environment = _make()
@@ -438,3 +546,87 @@ class TestProcess:
         environment.close()
         environment.close()
         assert not process.exists()
+
+
+def _is_loadable(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+# Makes the box of the known scene dark, by what is behind the file that draws it.
+_DARKEN = """
+import os
+if os.environ["MUJOCO_GL"] in {libraries!r}:
+    _SCENE = _SCENE.replace('emission="1"', 'emission="0"')
+"""
+
+
+@needs_robosuite
+@pytest.mark.skipif(bool(backend.missing_libraries("egl")), reason="needs EGL")
+class TestSelfCheck:
+    """With a real simulator, whose EGL is broken or draws wrong pictures."""
+
+    @pytest.fixture(autouse=True)
+    def _egl_is_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MUJOCO_GL", "egl")
+
+    @pytest.fixture
+    def darken(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+        """A function that makes the known scene dark for some libraries."""
+
+        def darken_for(*libraries: str) -> None:
+            path = tmp_path / "self_check.py"
+            text = Path(self_check.__file__).read_text()
+            path.write_text(text + _DARKEN.format(libraries=libraries))
+            monkeypatch.setattr(robosuite, "_SELF_CHECK", path)
+
+        return darken_for
+
+    def test_an_egl_that_draws_wrong_pictures_is_refused_with_what_is_wrong(
+        self, darken: Any
+    ) -> None:
+        darken("egl")
+        words = r"\(egl: it draws wrong pictures: of a red box before a blue sky, 0% is red"
+        with pytest.raises(backend.GraphicsUnavailable, match=words):
+            _make(gl="egl")
+
+    def test_an_egl_without_a_driver_is_refused_with_its_own_words(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        if not _is_loadable("libGLdispatch.so.0"):
+            pytest.skip("needs an EGL that takes its drivers from a folder")
+        monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", str(tmp_path))
+        with pytest.raises(backend.GraphicsUnavailable, match=r"\(egl: Cannot initialize a EGL"):
+            _make(gl="egl")
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(bool(backend.missing_libraries("osmesa")), reason="needs OSMesa")
+    @pytest.mark.parametrize("fault", ["wrong pictures", "no driver"])
+    def test_osmesa_takes_the_place_of_a_broken_egl_and_keeps_it(
+        self, fault: str, darken: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        right = _make(difficulty="none")
+        expected = right.reset().observation
+        assert right.library == "egl"
+        right.close()
+        if fault == "wrong pictures":
+            darken("egl")
+        elif not _is_loadable("libGLdispatch.so.0"):
+            pytest.skip("needs an EGL that takes its drivers from a folder")
+        else:
+            monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", str(tmp_path))
+        environment = _make(difficulty="none")
+        assert environment.library == "osmesa"
+        assert _difference(environment.reset().observation, expected) < 1.0
+        assert _difference(environment.reset(seed=0).observation, expected) < 1.0
+        assert environment.library == "osmesa"
+        environment.close()
+
+    @pytest.mark.skipif(bool(backend.missing_libraries("osmesa")), reason="needs OSMesa")
+    def test_both_reasons_are_told_when_both_draw_wrong_pictures(self, darken: Any) -> None:
+        darken("egl", "osmesa")
+        with pytest.raises(backend.GraphicsUnavailable, match=r"\(egl: it .*; osmesa: it .*0% is"):
+            _make()
