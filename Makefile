@@ -1,5 +1,6 @@
 # Set-up, the main job and the checks. Every target sets up what it needs by itself.
 #
+#   make setup             the virtual environment alone; the others begin with it
 #   make train             train the default on this machine, ends with the path of a report
 #   make test              set up and run the tests (without those marked slow)
 #   make test-slow         the tests marked slow

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from actors.environments.catalog import (
     NATURAL_ACTION_REPEAT,
@@ -24,11 +23,10 @@ from actors.environments.catalog import (
     make_environment,
 )
 from actors.environments.settings import NATURAL_MASKS, EnvironmentSettings
+from rl_system.contact_sheet import Row, write_contact_sheet
 
 DCS_LEVELS = ("none", "easy", "medium", "hard", "background2", "background60")
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-_GAP, _HEADER, _MARGIN = 3, 18, 118  # pixels between pictures, above them and to their left
-_FONT_SIZE = 11
 
 
 def dcs_settings(size: int, videos: str) -> dict[str, dict[str, EnvironmentSettings]]:
@@ -79,25 +77,6 @@ def observe(settings: EnvironmentSettings, seed: int, agent_steps: int) -> np.nd
     return np.asarray(picture)
 
 
-def lay_out(pictures: dict[str, dict[str, np.ndarray]]) -> Image.Image:
-    """Puts pictures of one size on a page, named by row and by column."""
-    columns = list(next(iter(pictures.values())))
-    size = next(iter(next(iter(pictures.values())).values())).shape[0]
-    pitch = size + _GAP
-    page = Image.new(
-        "RGB", (_MARGIN + pitch * len(columns), _HEADER + pitch * len(pictures)), "white"
-    )
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_FONT_SIZE)
-    for across, column in enumerate(columns):
-        draw.text((_MARGIN + across * pitch, 2), column, fill="black", font=font)
-    for down, (row, cells) in enumerate(pictures.items()):
-        top = _HEADER + down * pitch
-        draw.text((4, top + size // 2 - _FONT_SIZE), row, fill="black", font=font)
-        for across, column in enumerate(columns):
-            page.paste(Image.fromarray(cells[column]), (_MARGIN + across * pitch, top))
-    return page
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,17 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="PNG")
     options = parser.parse_args(arguments)
     make = {"dcs": dcs_settings, "natural": natural_settings}[options.sheet]
-    pictures = {
-        name.removeprefix("dcs/"): {
-            column: observe(settings, options.seed + down, options.agent_steps)
-            for column, settings in row.items()
-        }
-        for down, (name, row) in enumerate(make(options.size, options.videos).items())
-    }
-    output = options.output or IMAGES / f"{options.sheet}_contact_sheet.png"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lay_out(pictures).save(output, optimize=True)
-    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
+    settings = make(options.size, options.videos)
+    rows = [
+        Row(
+            name.removeprefix("dcs/"),
+            [observe(one, options.seed + down, options.agent_steps) for one in row.values()],
+        )
+        for down, (name, row) in enumerate(settings.items())
+    ]
+    path = options.output or IMAGES / f"{options.sheet}_contact_sheet.png"
+    write_contact_sheet(rows, path, names=list(next(iter(settings.values()))))
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
 
 

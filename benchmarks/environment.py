@@ -103,6 +103,7 @@ def measure(options: argparse.Namespace, videos: Path, scratch: Path) -> dict[st
     }
     by_round: dict[str, dict[str, list[float]]] = {}
     for name in options.tasks:
+        print(f"{name}: making environments, then measuring ...", file=sys.stderr, flush=True)
         task = _Task(name, options, videos)
         figures["renderer"] = task.renderer()
         figures["tasks"][name], task_ratios = task.measure(options.seconds / len(options.tasks))

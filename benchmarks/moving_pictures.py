@@ -7,8 +7,7 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from actors.environments import published
-from actors.environments.videos import procedural
+from actors.environments.videos import davis, procedural
 
 NUM_FRAMES = 70  # about what a video of DAVIS has
 WIDTH, HEIGHT = 854, 480
@@ -28,7 +27,7 @@ def write(folder: Path, count: int = 8, first: int = 0) -> Path:
     Returns:
         The folder.
     """
-    for index, name in enumerate(published.TRAIN_VIDEOS[:count]):
+    for index, name in enumerate(davis.TRAIN_VIDEOS[:count]):
         video = folder / name
         video.mkdir(parents=True)
         frames = procedural.make_video(f"benchmark-{first + index}", HEIGHT, NUM_FRAMES)

@@ -1,4 +1,4 @@
-"""A contact sheet: rows of pictures with a caption each, in one PNG."""
+"""A contact sheet: rows of pictures with captions, and names above the columns, in one PNG."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _GAP = 4  # pixels between pictures
 _CAPTION = 16  # height of a caption
+_FONT_SIZE = 11
 _PAPER, _INK = (250, 250, 250), (30, 30, 30)
 
 
@@ -23,11 +24,19 @@ class Row:
     pictures: Sequence[np.ndarray]  # uint8 (height, width, 3), all of a sheet of one size
 
 
-def write_contact_sheet(rows: Sequence[Row], path: str | Path, columns: int = 1) -> Path:
+def write_contact_sheet(
+    rows: Sequence[Row], path: str | Path, columns: int = 1, names: Sequence[str] = ()
+) -> Path:
     """Draws rows below each other, in `columns` side by side, and returns the path of the PNG.
 
-    Rows are filled in reading order: down the first column, then down the next. Captions that are
-    too long end in "...".
+    Rows are filled in reading order: down the first column, then down the next. Captions and names
+    that are too long end in "...".
+
+    Args:
+        rows: what to draw.
+        path: where to; missing folders are made.
+        columns: how many rows stand side by side.
+        names: of the pictures of a row, written once above each column; none: no such line.
 
     Raises:
         ValueError: there is nothing to draw, or pictures differ in size.
@@ -42,12 +51,18 @@ def write_contact_sheet(rows: Sequence[Row], path: str | Path, columns: int = 1)
     across = max(len(row.pictures) for row in rows)
     cell_width = across * (width + _GAP) + 2 * _GAP
     cell_height = _CAPTION + height + _GAP
-    sheet = Image.new("RGB", (columns * cell_width, lines * cell_height + _GAP), _PAPER)
+    header = _CAPTION if names else 0
+    extent = (columns * cell_width, header + lines * cell_height + _GAP)
+    sheet = Image.new("RGB", extent, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(11)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for column in range(columns):
+        for place, name in enumerate(names):
+            corner = (column * cell_width + _GAP + place * (width + _GAP), 2)
+            draw.text(corner, _fit(draw, font, name, width), fill=_INK, font=font)
     for index, row in enumerate(rows):
         left = index // lines * cell_width + _GAP
-        top = index % lines * cell_height
+        top = header + index % lines * cell_height
         caption = _fit(draw, font, row.caption, cell_width - 2 * _GAP)
         draw.text((left, top + 2), caption, fill=_INK, font=font)
         for place, picture in enumerate(row.pictures):
@@ -60,6 +75,7 @@ def write_contact_sheet(rows: Sequence[Row], path: str | Path, columns: int = 1)
 
 
 def _fit(draw: ImageDraw.ImageDraw, font: Any, text: str, width: int) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "...", font=font) > width:

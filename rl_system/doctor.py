@@ -88,11 +88,19 @@ def check_graphics() -> list[Check]:
     for device in range(1, egl[1]):
         checks.append(_draw("egl", device)[0])
     checks.append(_draw("osmesa")[0])
+    wanted = os.environ.get("MUJOCO_GL", "")
     if any(check.status == "ok" for check in checks):
-        # What is missing beside one that works needs no doing.
+        # What is missing beside one that works needs no doing, unless it is asked for.
         return [
             check
             if check.status == "ok"
+            else Check(
+                check.topic,
+                "failure",
+                f"{check.found}, and MUJOCO_GL={wanted} asks for it",
+                f"unset MUJOCO_GL, or {check.advice}",
+            )
+            if wanted == "osmesa" and check.topic.startswith("osmesa")
             else Check(check.topic, "ok", f"{check.found} (not needed)")
             for check in checks
         ]
@@ -226,13 +234,18 @@ def check_ray() -> list[Check]:
 
 def check_folders(videos: str | None = None) -> list[Check]:
     """Look at the folders that runs write to and, if asked for, at a folder of videos."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    from actors.environments.videos.frame_cache import cache_folder
+
     checks = []
-    for topic, folder in (("working folder", Path.cwd()), ("video cache", cache)):
+    for topic, folder in (("working folder", Path.cwd()), ("video cache", cache_folder())):
         place = folder
         while not place.exists():
             place = place.parent
-        writable = os.access(place, os.W_OK)
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                writable = True
+        except OSError:
+            writable = False
         checks.append(
             Check(
                 topic,

@@ -68,7 +68,7 @@ def finish(directory: RunDirectory, settings: Settings, checkpoint: Path, consol
         from rl_system.report import write_report
 
         rows.append(("report", str(write_report([directory.path], directory.report))))
-    console.print(summary(rows))
+    console.print(summary(rows), soft_wrap=True)
 
 
 def evaluate_checkpoint(

@@ -221,12 +221,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def summary(rows: Sequence[tuple[str, str]]) -> Table:
-    """Return a small table of names and values for the end of a run."""
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(Text(name, style="dim"), Text(value))
-    return table
+def summary(rows: Sequence[tuple[str, str]]) -> Text:
+    """Return lines of names and values for the end of a run; print them with `soft_wrap`, so that
+    no path is cut.
+    """
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [Text.assemble((f"{name:{width}}", "dim"), f"  {value}") for name, value in rows]
+    return Text("\n").join(lines)
 
 
 def _block(title: str, rows: Mapping[str, str]) -> Table:

@@ -16,10 +16,12 @@ from rl_system.errors import UserError
 
 if TYPE_CHECKING:
     from actors.environments.videos.builder import Progress
+    from actors.environments.videos.clips import Clip
 
 DEFAULT_SIZE = 400  # what environment.quality=paper draws
 URL_VARIABLE = "RL_SYSTEM_DAVIS_URL"
 _REPORT_EVERY_S = 10.0  # where the progress line cannot be overwritten
+_LONGEST_S = 86_400.0  # a time-out above it is a mistake, and too long for sockets
 _MARGIN = 8  # characters of a terminal's line left free
 
 
@@ -92,7 +94,8 @@ def _add_check(actions: Any) -> None:
         _check,
         "compare every file of a built folder with its hash",
         "rl-system videos check /data/frames",
-        "Sources that are on this machine are compared, too.",
+        "Sources that are on this machine are compared, too: videos that have changed or are new "
+        "are told.",
     )
     parser.add_argument("folder", metavar="OUT", help="a folder that `build` has made")
 
@@ -127,7 +130,7 @@ def _add_fetch(actions: Any) -> None:
     )
     parser.add_argument("--keep-archive", action="store_true", help="do not delete the zip file")
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="silence of the server"
+        "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="silence of the server"
     )
 
 
@@ -152,22 +155,22 @@ def _add_show(actions: Any) -> None:
 def _build(options: argparse.Namespace, command: list[str]) -> int:
     from actors.environments.videos.builder import build_videos, estimate_bytes
     from actors.environments.videos.clips import MAX_FILE_FRAMES
-    from actors.environments.videos.splits import find_source
     from rl_system.interrupt import Interrupt
     from rl_system.machine import cpus
 
-    splits = find_source(options.source, options.split_file)
-    clips = [clip for names in splits.values() for clip in names]
-    estimate = estimate_bytes(clips, options.size, options.max_frames)
-    counts = ", ".join(f"{len(names)} {split}" for split, names in splits.items())
-    print(
-        f"{options.source}: {counts} videos; about {estimate / 1e9:.2f} GB on disk, which is also "
-        "the memory that all processes of a node share while every video is in use."
-    )
-    if options.max_frames is None and any(clip.max_frames for clip in clips):
-        print(f"The first {MAX_FILE_FRAMES} frames of each video file are used (--max-frames).")
     line = _Line()
     start = time.monotonic()
+
+    def announce(splits: dict[str, tuple[Clip, ...]]) -> None:
+        clips = [clip for names in splits.values() for clip in names]
+        estimate = estimate_bytes(clips, options.size, options.max_frames)
+        counts = ", ".join(f"{len(names)} {split}" for split, names in splits.items())
+        print(
+            f"{options.source}: {counts} videos; about {estimate / 1e9:.2f} GB on disk, which is "
+            "also the memory that all processes of a node share while every video is in use."
+        )
+        if options.max_frames is None and any(clip.max_frames for clip in clips):
+            print(f"The first {MAX_FILE_FRAMES} frames of each video file are used (--max-frames).")
 
     def report(progress: Progress) -> None:
         made = progress.done - progress.kept
@@ -187,6 +190,7 @@ def _build(options: argparse.Namespace, command: list[str]) -> int:
             max_frames=options.max_frames,
             jobs=options.jobs or cpus(),
             skip_unreadable=options.skip_unreadable,
+            announce=announce,
             report=report,
         )
     for message in result.skipped:
@@ -254,7 +258,12 @@ def _show(options: argparse.Namespace, command: list[str]) -> int:
     from rl_system.contact_sheet import Row, write_contact_sheet
 
     source = open_videos(
-        options.source, options.split, None, options.size, split_file=options.split_file
+        options.source,
+        options.split,
+        None,
+        options.size,
+        split_file=options.split_file,
+        incomplete=True,
     )
     shown = min(len(source.names), options.num_videos or 30)
     rows = []
@@ -289,6 +298,8 @@ class _Line:
         if now - self._shown_at < (0.1 if self._terminal else _REPORT_EVERY_S) and not last:
             return
         self._shown_at = now
+        # Names of videos may hold line ends and escape sequences.
+        text = "".join(letter if letter.isprintable() else "?" for letter in text)
         if self._terminal:
             width = max(20, os.get_terminal_size(sys.stderr.fileno()).columns - _MARGIN)
             print(f"\r{text[:width]}\033[K", end="", file=sys.stderr, flush=True)
@@ -335,7 +346,20 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
+    if not 0.0 < seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text} seconds; it must be above 0, up to one day")
+    return seconds

@@ -100,7 +100,11 @@ def require(gl: str = "auto", render_device: int | None = None) -> str:
             f"On Debian or Ubuntu run `{INSTALL_HINTS['egl']}` (or "
             f"`{INSTALL_HINTS['osmesa']}`), or set MUJOCO_GL."
         )
-    if in_use == "glfw" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if os.environ.get("MUJOCO_GL") == "glfw" and not _has_display():
+        raise GraphicsUnavailable(
+            "MUJOCO_GL=glfw needs a display, and there is none: unset it, or set MUJOCO_GL=egl."
+        )
+    if in_use == "glfw" and not _has_display():
         raise GraphicsUnavailable(
             "dm_control was imported before actors.environments and chose GLFW, which needs a "
             "display: import actors.environments first, or start the process with MUJOCO_GL=egl."
@@ -118,6 +122,10 @@ def require(gl: str = "auto", render_device: int | None = None) -> str:
         )
     _check(loaded, in_use)  # dm_control may have been imported by others
     return in_use
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _check(loaded: Any, library: str) -> None:
@@ -167,7 +175,9 @@ def _load(gl: str) -> Any:
             os.environ.pop("PYOPENGL_PLATFORM", None)
     if isinstance(failure, GraphicsUnavailable):
         raise failure
+    missing = missing_libraries(attempts[0]) if attempts[0] in _LIBRARIES else []
+    reason = f"missing {', '.join(missing)}" if missing else failure
     raise GraphicsUnavailable(
-        f"{attempts[0]} cannot draw here ({failure}). On Debian or Ubuntu run "
+        f"{attempts[0]} cannot draw here ({reason}). On Debian or Ubuntu run "
         f"`{INSTALL_HINTS.get(attempts[0], INSTALL_HINTS['egl'])}`, or set MUJOCO_GL otherwise."
     ) from failure

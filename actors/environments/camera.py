@@ -49,7 +49,7 @@ class CameraWalk:
     ) -> None:
         self._physics = task.physics
         self._id = camera_id
-        _check_mode(task.physics, domain)
+        _check_mode(task.physics)
         ranges = published.suite_utils.get_camera_kwargs(domain, scale, dynamic)
         self._start = published.camera.DistractingCameraEnv(
             task, camera_id=camera_id, seed=seed, **ranges
@@ -195,11 +195,11 @@ def _looked_at(position: np.ndarray, matrix: np.ndarray, center: np.ndarray) -> 
     return np.dot(matrix.reshape(3, 3), np.array([0.0, 0.0, -distance])) + position
 
 
-def _check_mode(physics: Any, domain: str) -> None:
+def _check_mode(physics: Any) -> None:
     modes = published.camera.CAMERA_MODES
     mode = modes[physics.model.cam_mode[0]] if physics.model.ncam else "free"
     if mode not in ("fixed", "trackcom"):
         raise ValueError(
-            f"The camera of {domain} is {mode!r}, and the camera distraction moves fixed and "
-            "trackcom ones: leave camera out of environment.distractions."
+            f"the task's camera is {mode!r}, and the camera distraction moves fixed and trackcom "
+            "ones: leave camera out of environment.distractions."
         )

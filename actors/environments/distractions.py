@@ -110,10 +110,7 @@ class Distractions:
         if level in published.SCALES:
             scale = published.SCALES[level] if settings.intensity is None else settings.intensity
             if "camera" in settings.distractions:
-                self.camera = CameraWalk(
-                    task, camera_id(entry.domain), scale, settings.dynamic, entry.domain,
-                    seeds["camera"],
-                )  # fmt: skip
+                self.camera = _camera_walk(task, entry, scale, settings.dynamic, seeds["camera"])
             if "color" in settings.distractions:
                 self.color = ColorWalk(task.physics, scale, settings.dynamic, seeds["color"])
 
@@ -247,6 +244,15 @@ class Distractions:
             return self._renderer.replace_sky()
         except SkyMissing as error:
             raise ValueError(f"{entry.name}: {error}; {advice}.") from error
+
+
+def _camera_walk(
+    task: control.Environment, entry: Entry, scale: float, dynamic: bool, seed: int
+) -> CameraWalk:
+    try:
+        return CameraWalk(task, camera_id(entry.domain), scale, dynamic, entry.domain, seed)
+    except ValueError as error:
+        raise ValueError(f"{entry.name}: {error}") from error
 
 
 class _Floor:

@@ -161,29 +161,34 @@ def _ids() -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in list_environments():
         if entry.family == "robosuite":
             door = f"{NAMESPACE}/Door-{entry.task}"
-            yield f"{door}-v0", {"name": entry.name}
-            yield f"{door}-randomized-v0", {"name": entry.name, "difficulty": "randomized"}
+            # The whole window of the published task; its learner crops 128 pixels from it.
+            given = {"name": entry.name, "image_size": 144}
+            yield f"{door}-v0", given
+            yield f"{door}-randomized-v0", given | {"difficulty": "randomized"}
             continue
         task = f"{entry.domain}-{entry.task}"
         for level in entry.difficulties:
-            given = {"name": entry.name, "difficulty": level}
+            settings = {"name": entry.name, "difficulty": level}
             if level == "none":
-                yield f"{NAMESPACE}/DCS-{task}-none-v0", given
+                yield f"{NAMESPACE}/DCS-{task}-none-v0", settings
             elif level == "natural":
                 if entry.name in NATURAL_TASKS:
-                    yield f"{NAMESPACE}/Natural-{task}-v0", given
+                    yield f"{NAMESPACE}/Natural-{task}-v0", settings
             else:
                 for motion in ("static", "dynamic"):
-                    keywords = given | {"dynamic": motion == "dynamic"}
+                    keywords = settings | {"dynamic": motion == "dynamic"}
                     yield f"{NAMESPACE}/DCS-{task}-{level}-{motion}-v0", keywords
 
 
 def _settings(name: str, fields: dict[str, Any]) -> EnvironmentSettings:
     for field in fields:
+        if field == "seed":
+            raise ValueError("A seed is given to `reset(seed=...)`, not to the environment.")
         if field not in _FIELDS:
-            near = difflib.get_close_matches(field, _FIELDS, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(field, _FIELDS, n=1)
             raise ValueError(
-                f"{field!r} is no setting of an environment; the nearest is {near!r}. "
+                f"{field!r} is no setting of an environment"
+                f"{f'; the nearest is {near[0]!r}' if near else ''}. "
                 "`rl-system train --settings environment` lists all."
             )
     # Keywords that went through JSON have lists where the settings have tuples.

@@ -1,6 +1,6 @@
 """The published `distracting-control` package, imported so that it works beside today's versions.
 
-Its camera and colour wrappers, ranges and video names are used as they are. Importing the package
+Its camera and colour wrappers and its ranges are used as they are. Importing the package
 registers ids with the old `gym` library, which prints warnings or is not installed: for the moment
 of the import a stand-in takes those registrations, so no environment id of `gym` is made here.
 """
@@ -31,7 +31,5 @@ def _import() -> tuple[Any, Any, Any, Any]:
 
 background, camera, color, suite_utils = _import()
 
-TRAIN_VIDEOS: tuple[str, ...] = tuple(background.DAVIS17_TRAINING_VIDEOS)  # 60 names
-HELD_OUT_VIDEOS: tuple[str, ...] = tuple(background.DAVIS17_VALIDATION_VIDEOS)  # 30 names
 SCALES: dict[str, float] = dict(suite_utils.DIFFICULTY_SCALE)  # easy, medium, hard
 NUM_VIDEOS: dict[str, int | None] = dict(suite_utils.DIFFICULTY_NUM_VIDEOS)  # None: all

@@ -253,6 +253,12 @@ class RobosuiteEnvironment(PixelEnvironment):
                 sizes: dict[str, int] = self._server.receive("start", START_TIMEOUT_S)["sizes"]
             except ProcessFailed as error:
                 self._server.close()
+                if error.kind == ModuleNotFoundError.__name__:
+                    lacks = str(error).strip().splitlines()[-1].partition(": ")[2]
+                    raise RobosuiteMissing(
+                        f"{self._python} cannot run robosuite ({lacks}): `make robosuite` builds a "
+                        "Python that can."
+                    ) from error
                 if error.kind != GraphicsError.__name__:
                     raise
                 failures.append(str(error).strip().splitlines()[-1].partition(": ")[2])

@@ -139,7 +139,10 @@ class ServerProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
         printed = "It printed last:\n" + "\n".join(lines) if lines else "It printed nothing."
-        self._failure = f"The simulator's process {self.process_id} {what}. {printed}"
+        self._failure = (
+            f"The simulator's process {self.process_id} {what}. {printed}\n"
+            "Make another environment to go on."
+        )
         self._end()
         raise ProcessFailed(self._failure)
 

@@ -19,16 +19,11 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-INSTALL = "make bench-peers"
 _WRAPPERS = {
     "DistractingBackgroundEnv": "background",
     "DistractingCameraEnv": "camera",
     "DistractingColorEnv": "color",
 }
-
-
-class PeerMissing(RuntimeError):
-    """The package is not installed; the message says how to install it."""
 
 
 class PackageEnvironment:
@@ -43,9 +38,6 @@ class PackageEnvironment:
         image_size: height and width of the pictures that are given.
         difficulty: easy, medium or hard; all three distractions are on.
         dynamic: whether they move during an episode.
-
-    Raises:
-        PeerMissing: the package is not installed.
     """
 
     def __init__(
@@ -60,7 +52,7 @@ class PackageEnvironment:
         difficulty: str = "medium",
         dynamic: bool = True,
     ) -> None:
-        suite = _import()
+        suite = _load_suite()
         quieter = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # dm_control warns about its own model files
         self._action_repeat = action_repeat
@@ -114,15 +106,10 @@ class PackageEnvironment:
         return np.array(picture.resize(self._size, Image.Resampling.BILINEAR))
 
 
-def _import() -> Any:
+def _load_suite() -> Any:
     os.environ.setdefault("HOME", "/")  # the package composes a default folder from it
-    try:
-        importlib.import_module("actors.environments.published")  # imports it without the old gym
-        suite = importlib.import_module("distracting_control.suite")
-    except ImportError as error:
-        raise PeerMissing(
-            f"distracting-control cannot be imported ({error}): run `{INSTALL}`."
-        ) from error
+    importlib.import_module("actors.environments.published")  # imports it without the old gym
+    suite = importlib.import_module("distracting_control.suite")
     from dm_control.mujoco.wrapper import core
 
     if not hasattr(core.MjModel, "tex_rgb"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from actors.environments.videos import open_videos
-from actors.environments.videos.built import MANIFEST, UNFINISHED, frames_path
+from actors.environments.videos.manifest import MANIFEST, UNFINISHED, frames_path
 from rl_system.cli import EXIT_USER_ERROR, build_parser, main
 from tests.actors.environments.server import serve
 from tests.actors.environments.videos.footage import write_davis, write_pictures
@@ -31,7 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    for place, name in enumerate(("bear", "bus", "judo")):
+    for place, name in enumerate(("ant", "crow", "mole")):
         write_pictures(tmp_path / "source" / name, 3, first=5 * place)
     return tmp_path / "source"
 
@@ -55,29 +56,32 @@ def test_build_prints_an_estimate_the_result_and_how_to_use_it(
     assert main(["videos", "build", str(source), str(out), "--size", "24,48", "--jobs", "1"]) == 0
     printed = capsys.readouterr()
     assert "2 train, 1 held_out videos; about 0.00 GB" in printed.out
-    assert f"sizes 24, 48, in 0 s. Use them with environment.videos={out}" in printed.out
+    assert re.search(
+        rf"sizes 24, 48, in \d+ s\. Use them with environment\.videos={re.escape(str(out))}\n",
+        printed.out,
+    )
     assert "3/3 videos" in printed.err
     assert open_videos(str(out), "train", None, 48).frames(1).shape == (3, 48, 48, 3)
 
 
 def test_build_takes_a_split_file_and_a_limit(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("judo,train\nbus,held_out\n")
+    (tmp_path / "split.csv").write_text("mole,train\ncrow,held_out\n")
     arguments = [
         "videos", "build", str(source), str(tmp_path / "out"), "--size", "24", "--jobs", "1",
         "--split-file", str(tmp_path / "split.csv"), "--max-frames", "2",
     ]  # fmt: skip
     assert main(arguments) == 0
     built = open_videos(str(tmp_path / "out"), "train", None, 24)
-    assert built.names == ("judo",) and len(built.frames(0)) == 2
+    assert built.names == ("mole",) and len(built.frames(0)) == 2
 
 
 def test_build_tells_which_videos_were_left_out(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (source / "bus" / "00001.jpg").write_bytes(b"")
+    (source / "crow" / "00001.jpg").write_bytes(b"")
     arguments = ["videos", "build", str(source), str(tmp_path / "out"), "--jobs", "1"]
     assert main(arguments) == EXIT_USER_ERROR
-    assert "bus/00001.jpg cannot be read" in capsys.readouterr().err
+    assert "crow/00001.jpg cannot be read" in capsys.readouterr().err
     assert main([*arguments, "--skip-unreadable"]) == 0
     assert "left out: " in capsys.readouterr().err
 
@@ -128,10 +132,10 @@ def test_check_says_that_all_is_well_or_names_the_damaged_file(
     main(["videos", "build", str(source), str(out), "--size", "24", "--jobs", "1"])
     assert main(["videos", "check", str(out)]) == 0
     assert "3 files, 0.00 GB, all as its manifest says" in capsys.readouterr().out
-    path = frames_path(out, "bus", 24)
+    path = frames_path(out, "crow", 24)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert main(["videos", "check", str(out)]) == EXIT_USER_ERROR
-    assert "24/bus.npy is damaged" in capsys.readouterr().err
+    assert "24/crow.npy is damaged" in capsys.readouterr().err
     assert main(["videos", "build", str(source), str(out), "--size", "24", "--jobs", "1"]) == 0
     assert main(["videos", "check", str(out)]) == 0
 
@@ -156,7 +160,7 @@ def test_show_draws_every_video_with_some_of_its_frames(
         (["build", "nowhere", "out"], "nowhere does not exist"),
         (["check", "nowhere"], "holds no built frames"),
         (["show", "{source}", "--split-file", "none.csv"], "none.csv cannot be read"),
-        (["show", "{source}", "--output", "{source}/bus/00000.jpg/a.png"], "another --output"),
+        (["show", "{source}", "--output", "{source}/crow/00000.jpg/a.png"], "another --output"),
     ],
 )
 def test_a_mistake_is_one_message_that_says_what_to_do(
@@ -176,6 +180,47 @@ def test_sizes_that_are_none_are_refused(size: str, source: Path, tmp_path: Path
     except SystemExit as ended:
         status = ended.code
     assert status == EXIT_USER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fetch", "davis", "--timeout", "0"], "it must be above 0"),
+        (["fetch", "davis", "--timeout", "-3"], "it must be above 0"),
+        (["fetch", "davis", "--timeout", "nan"], "it must be above 0"),
+        (["fetch", "davis", "--timeout", "inf"], "up to one day"),
+        (["fetch", "davis", "--timeout", "soon"], "'soon' is no number of seconds"),
+        (["build", "a", "b", "--max-frames", "x"], "--max-frames: 'x' is no whole number"),
+        (["build", "a", "b", "--jobs", "0"], "--jobs: 0 is below 1"),
+    ],
+)
+def test_an_option_that_is_no_such_number_is_told_in_plain_words(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["videos", *arguments])
+    printed = capsys.readouterr().err
+    assert ended.value.code == EXIT_USER_ERROR and words in printed and "_" not in printed
+
+
+def test_check_tells_that_the_source_has_more_videos(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    main(["videos", "build", str(source), str(out), "--size", "24", "--jobs", "1"])
+    write_pictures(source / "wolf", 1)
+    assert main(["videos", "check", str(out)]) == EXIT_USER_ERROR
+    assert "(1, the first is wolf)" in capsys.readouterr().err
+
+
+def test_names_with_line_ends_are_shown_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "source" / "new\nline", 1)
+    source, out = str(tmp_path / "source"), str(tmp_path / "out")
+    assert main(["videos", "build", source, out, "--size", "24", "--jobs", "1"]) == 0
+    assert "1/1 videos" in (printed := capsys.readouterr().err) and "new?line\n" in printed
+    assert main(["videos", "show", out, "--size", "24", "--output", f"{tmp_path}/a.png"]) == 0
 
 
 def test_fetch_brings_davis_from_another_address_and_prints_its_hash(

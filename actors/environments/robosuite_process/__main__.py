@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import sys
@@ -39,6 +40,8 @@ def main() -> None:
 
 def _make_door(arguments: dict[str, Any]) -> Any:
     _check_graphics(_load(arguments.pop("self_check")))
+    # At import it warns that its developers' own file of macros is not there.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
     import mujoco
     from door import Door
 

@@ -2,7 +2,7 @@
 
 Videos are decoded by several processes, each file is written beside and renamed, and what is
 finished is kept: a build that was stopped goes on, and a build of a source that has changed makes
-only what has changed. The format is that of `built`.
+only what has changed. The format is that of `manifest`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,6 @@ from pathlib import Path
 
 import cv2
 
-from actors.environments.videos.built import (
-    MANIFEST,
-    UNFINISHED,
-    BuiltVideo,
-    Manifest,
-    frames_path,
-)
 from actors.environments.videos.clips import (
     PUBLISHED_SIZE,
     Clip,
@@ -36,7 +29,16 @@ from actors.environments.videos.clips import (
     to_square,
 )
 from actors.environments.videos.file_lock import LockTimeout, file_lock
+from actors.environments.videos.folders import expand_path
 from actors.environments.videos.frame_files import PART_SUFFIX, FrameFile, FrameWriter, hash_file
+from actors.environments.videos.manifest import (
+    MANIFEST,
+    UNFINISHED,
+    BuiltVideo,
+    DamagedManifest,
+    Manifest,
+    frames_path,
+)
 from actors.environments.videos.splits import SPLITS, find_source
 
 _LOCK = ".lock"
@@ -91,6 +93,7 @@ def build_videos(
     max_frames: int | None = None,
     jobs: int = 1,
     skip_unreadable: bool = False,
+    announce: Callable[[dict[str, tuple[Clip, ...]]], None] = lambda splits: None,
     report: Callable[[Progress], None] = lambda progress: None,
     lock_timeout_s: float = _LOCK_TIMEOUT_S,
 ) -> BuildResult:
@@ -105,6 +108,7 @@ def build_videos(
         max_frames: the first so many of each video; None: 300 of video files, all of others.
         jobs: processes that decode.
         skip_unreadable: leave out videos that cannot be read, instead of stopping at the first.
+        announce: called once with the clips of each split, before anything is made.
         report: called after each video.
         lock_timeout_s: how long to wait for another build of the same folder.
 
@@ -120,10 +124,13 @@ def build_videos(
             f"{PUBLISHED_SIZE} pixels (--size 400,800)."
         )
     if source != "procedural":
-        source = str(Path(source).expanduser().resolve())
+        source = str(expand_path(source, "the source of a build").resolve())
+    if split_file is not None:
+        split_file = str(expand_path(split_file, "--split-file").resolve())
     folder = folder.expanduser().resolve()
     splits = find_source(source, split_file)
     _check_place(source, folder)
+    announce(splits)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with file_lock(folder / _LOCK, lock_timeout_s, f"building {folder}"):
@@ -132,7 +139,7 @@ def build_videos(
                 wanted = tuple(sorted({*wanted, *before.sizes}))
             target = Manifest(
                 source,
-                None if split_file is None else str(Path(split_file).resolve()),
+                split_file,
                 max_frames,
                 wanted,
                 (),
@@ -164,7 +171,7 @@ class _Build:
         self._skip_unreadable = skip_unreadable
         self._report = report
         self._finished: dict[str, BuiltVideo] = {}
-        self._skipped: list[str] = []
+        self._skipped: dict[str, str] = {}  # why, by name
         self._complete = self._kept = self._bytes = 0
         # Nothing is saved before everything kept is known: it would be forgotten.
         self._saved_at, self._save_took_s = float("inf"), 0.0
@@ -194,12 +201,14 @@ class _Build:
             raise
         manifest = self._manifest()
         if not manifest.videos:
-            raise VideoFolderError(f"None of the videos can be read: {self._skipped[0]}")
+            raise VideoFolderError(
+                f"None of the videos can be read: {next(iter(self._skipped.values()))}"
+            )
         manifest.write(self._folder / MANIFEST)
         (self._folder / UNFINISHED).unlink(missing_ok=True)
         _remove_others(self._folder, manifest)
         last = manifest.videos[-1].name
-        return BuildResult(manifest, self._progress(last), tuple(self._skipped))
+        return BuildResult(manifest, self._progress(last), tuple(self._skipped.values()))
 
     def _keep(
         self, old: BuiltVideo | None, split: str, clip: Clip, before: Manifest | None
@@ -289,7 +298,7 @@ class _Build:
                 f"{error} Or leave out videos that cannot be read: --skip-unreadable."
             ) from error
         self._finished.pop(name, None)
-        self._skipped.append(str(error))
+        self._skipped[name] = str(error)
         self._tell(name)
 
     def _tell(self, name: str) -> None:
@@ -304,7 +313,8 @@ class _Build:
 
     def _manifest(self) -> Manifest:
         names = [clip.name for _, clip in self._clips if clip.name in self._finished]
-        return replace(self._target, videos=tuple(self._finished[name] for name in names))
+        videos = tuple(self._finished[name] for name in names)
+        return replace(self._target, videos=videos, skipped=tuple(self._skipped))
 
     def _save(self) -> None:
         start = time.monotonic()
@@ -366,17 +376,22 @@ def _check_place(source: str, folder: Path) -> None:
 
 def _read_before(source: str, folder: Path) -> Manifest | None:
     """Returns what is in the folder already; None for an empty one."""
-    before = Manifest.read(folder / UNFINISHED) or Manifest.read(folder / MANIFEST)
+    damaged = False
+    before: Manifest | None = None
+    for name in (UNFINISHED, MANIFEST):
+        try:
+            before = before or Manifest.read(folder / name)
+        except DamagedManifest:
+            damaged = True  # nothing is known about the files beside it: all are made anew
     if before is None:
-        if any(entry.name != _LOCK for entry in folder.iterdir()):
+        if not damaged and any(entry.name != _LOCK for entry in folder.iterdir()):
             raise VideoFolderError(
                 f"{folder} holds other things: give a new or an empty folder to build in."
             )
         return None
     if before.source != source:
         raise VideoFolderError(
-            f"{folder} was built from {before.source}, not from {source}: give another folder, or "
-            "delete this one first."
+            f"{folder} was built from {before.source}, not from {source}: give another folder."
         )
     return before
 

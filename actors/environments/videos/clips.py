@@ -26,7 +26,9 @@ PICTURE_SUFFIXES = frozenset(
 )
 FILE_SUFFIXES = frozenset((".mp4", ".m4v", ".avi", ".webm", ".mkv", ".mov", ".mpg", ".mpeg"))
 MAX_FILE_FRAMES = 300  # of a video file unless told otherwise: 12 s, 144 MB at 400 pixels
-FRAMES_VERSION = 1  # raise it when the same pictures become other frames: cached ones are made anew
+FRAMES_VERSION = 2  # raise it when the same pictures become other frames: cached ones are made anew
+_DEEPEST = 65535  # white of a picture of 16 bits
+_KIND_NAMES = {"f": "floats", "i": "integers", "u": "integers"}
 # A container may announce a few frames more than it has; more than this are missing.
 _ANNOUNCED_SHARE = 0.9
 
@@ -367,11 +369,26 @@ def is_video_file(file_name: str) -> bool:
 def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                return _from_deep(path, np.asarray(image))
             return np.asarray(image.convert("RGB"))
+    except VideoFolderError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoFolderError(
             f"{path} cannot be read as a picture ({error}). Replace or remove it."
         ) from error
+
+
+def _from_deep(path: Path, values: np.ndarray) -> np.ndarray:
+    """Scales one grey picture of 16 bits, (height, width), to uint8 (height, width, 3)."""
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > _DEEPEST:
+        raise VideoFolderError(
+            f"{path} is a picture of {8 * values.itemsize}-bit {_KIND_NAMES[values.dtype.kind]}, "
+            "whose white is unknown: save it again with 8 or 16 bits."
+        )
+    grey = ((values.astype(np.uint32) * 255 + _DEEPEST // 2) // _DEEPEST).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _stamp(files: Iterable[Path]) -> str:

@@ -124,11 +124,16 @@ class _Transfer:
     def attempt(self) -> None:
         """Asks for what is missing; returns when the part is whole.
 
+        Where the hash decides, a part of the full length is not asked for again.
+
         Raises:
             _Broken: something passing.
             DownloadError: something lasting.
         """
-        offset, validator = self._resume_from()
+        offset, validator, total = self._resume_from()
+        if offset and offset == total and self._sha256 is not None:
+            self._report(offset, total)
+            return
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -140,6 +145,9 @@ class _Transfer:
                 self._receive(answer, offset)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the part is as long as the file, or longer
+                if offset == _content_range(error)[1]:
+                    self._report(offset, offset)
+                    return
                 self._part.unlink(missing_ok=True)
                 raise _Broken("the server has no such range; starting anew") from error
             if error.code in _PASSING:
@@ -175,17 +183,19 @@ class _Transfer:
         if total is not None and done < total:
             raise _Broken(f"the connection broke off after {done} of {total} bytes")
 
-    def _resume_from(self) -> tuple[int, str | None]:
-        """Returns how much of the part counts, and what says that the file is still the same."""
+    def _resume_from(self) -> tuple[int, str | None, int | None]:
+        """Returns how much of the part counts, what says that the file is the same one, and how
+        long it is.
+        """
         try:
             note = json.loads(self._note.read_text())
-            validator, same = note["validator"], note["url"] == self._url
+            validator, same, total = note["validator"], note["url"] == self._url, note["total"]
         except (OSError, ValueError, KeyError, TypeError):
-            return 0, None
+            return 0, None, None
         # Without a validator only the hash at the end can tell whether the parts belong together.
         if not same or (validator is None and self._sha256 is None):
-            return 0, None
-        return _size(self._part), validator
+            return 0, None, None
+        return _size(self._part), validator, total
 
     def _check_length(self, total: int | None, offset: int) -> None:
         if total is None:
@@ -247,8 +257,10 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _content_range(answer: http.client.HTTPResponse) -> tuple[int | None, int | None]:
-    """Parses "bytes 100-199/200" into (100, 200)."""
+def _content_range(
+    answer: http.client.HTTPResponse | urllib.error.HTTPError,
+) -> tuple[int | None, int | None]:
+    """Parses "bytes 100-199/200" into (100, 200), and "bytes */200" into (None, 200)."""
     _, _, span = answer.headers.get("Content-Range", "").partition(" ")
     places, _, total = span.partition("/")
     start = places.partition("-")[0]

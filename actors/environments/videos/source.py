@@ -9,12 +9,11 @@ lie in the automatic cache (`frame_cache`), or in a folder that `rl-system video
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from actors.environments.videos.built import BuiltVideos, open_manifest
+from actors.environments.videos.built import BuiltVideos
 from actors.environments.videos.clips import (
     FRAMES_VERSION,
     PUBLISHED_SIZE,
@@ -22,8 +21,15 @@ from actors.environments.videos.clips import (
     VideoFolderError,
     square_frames,
 )
+from actors.environments.videos.folders import expand_path
 from actors.environments.videos.frame_cache import cached_frames
-from actors.environments.videos.splits import check_split, find_source, first_videos
+from actors.environments.videos.manifest import open_manifest
+from actors.environments.videos.splits import (
+    check_published,
+    check_split,
+    find_source,
+    first_videos,
+)
 
 __all__ = ["ClipVideos", "VideoFolderError", "VideoSource", "open_videos"]
 
@@ -45,6 +51,7 @@ def open_videos(
     size: int,
     *,
     split_file: str | None = None,
+    incomplete: bool = False,
 ) -> VideoSource:
     """Opens the videos of one split.
 
@@ -55,11 +62,13 @@ def open_videos(
         num_videos: use the first n by the split's order, None for all.
         size: height and width of the frames, 1 to 800 pixels.
         split_file: text file of lines `name,train` or `name,held_out`; None: by the layout.
+        incomplete: of DAVIS, take what is there. Without, its published list must be complete, up
+            to `num_videos`, unless a split file says what is used.
 
     Raises:
         VideoFolderError: the folder is missing, holds fewer than `num_videos` videos of this
-            split, is damaged, or the split file does not fit. Frames that cannot be read raise it
-            when they are first used.
+            split, lacks videos of DAVIS, is damaged, or the split file does not fit. Frames that
+            cannot be read raise it when they are first used.
     """
     check_split(split)
     if not 1 <= size <= PUBLISHED_SIZE:
@@ -67,12 +76,16 @@ def open_videos(
             f"Background frames of {size} pixels are asked for; 1 to {PUBLISHED_SIZE} are possible."
         )
     if videos != "procedural":
-        folder = Path(videos).expanduser()
+        folder = expand_path(videos, "environment.videos")
         manifest = open_manifest(folder) if folder.is_dir() else None
         if manifest is not None:
-            return BuiltVideos(folder, manifest, split, num_videos, size, split_file)
-    clips = find_source(videos, split_file)[split]
+            return BuiltVideos(folder, manifest, split, num_videos, size, split_file, incomplete)
+    found = find_source(videos, split_file)
     where = "the set of procedural videos" if videos == "procedural" else videos
+    if split_file is None and not incomplete:
+        every = {clip.name for clips in found.values() for clip in clips}
+        check_published(every, num_videos, where, split)
+    clips = found[split]
     names = first_videos(tuple(clip.name for clip in clips), num_videos, where, split)
     return ClipVideos(clips[: len(names)], size)
 

@@ -3,20 +3,25 @@
 In order of preference: a split file; the published lists, where most videos have names of DAVIS
 2017; the folders `train`, `val` and `test` of a layout; else a hash of each name, which holds out
 about a third and says the same on every machine.
+
+Levels are defined by the published lists: a folder that is DAVIS by its names and lacks videos that
+a level shows is an error, never a smaller level. A split file is the user's own choice.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from actors.environments.videos import davis, procedural
 from actors.environments.videos.clips import Clip, ProceduralClip, VideoFolderError
-from actors.environments.videos.folders import find_clips
+from actors.environments.videos.folders import expand_path, find_clips
 
 SPLITS = ("train", "held_out")
+_PUBLISHED = {"train": davis.TRAIN_VIDEOS, "held_out": davis.HELD_OUT_VIDEOS}
+_NAMED = 3  # missing videos that a message names
 
 
 def find_source(source: str, split_file: str | None) -> dict[str, tuple[Clip, ...]]:
@@ -30,14 +35,14 @@ def find_source(source: str, split_file: str | None) -> dict[str, tuple[Clip, ..
             ProceduralClip(name, split) for split in SPLITS for name in procedural.names(split)
         ]
     else:
-        clips = find_clips(Path(source).expanduser())
+        clips = [*find_clips(expand_path(source, "environment.videos"))]
     by_name = {clip.name: clip for clip in clips}
     splits = split_videos({clip.name: clip.split for clip in clips}, split_file)
     return {split: tuple(by_name[name] for name in names) for split, names in splits.items()}
 
 
 def split_videos(
-    layout: Mapping[str, str | None], split_file: str | Path | None
+    layout: Mapping[str, str | None], split_file: str | None
 ) -> dict[str, tuple[str, ...]]:
     """Returns the names of each split, in the order from which the first n are taken.
 
@@ -49,17 +54,55 @@ def split_videos(
         VideoFolderError: the split file cannot be used.
     """
     if split_file is not None:
-        return read_split_file(Path(split_file), layout)
-    known = set(davis.TRAIN_VIDEOS) | set(davis.HELD_OUT_VIDEOS)
-    if 2 * sum(name in known for name in layout) > len(layout):
-        lists = {"train": davis.TRAIN_VIDEOS, "held_out": davis.HELD_OUT_VIDEOS}
+        return read_split_file(expand_path(split_file, "environment.videos_split"), layout)
+    if is_davis(layout):
         return {
-            split: tuple(name for name in names if name in layout) for split, names in lists.items()
+            split: tuple(name for name in names if name in layout)
+            for split, names in _PUBLISHED.items()
         }
     if any(split is not None for split in layout.values()):
         # Videos beside the folders of the splits belong to neither.
         return group_by_split({name: split for name, split in layout.items() if split is not None})
     return group_by_split({name: _by_hash(name) for name in layout})
+
+
+def is_davis(names: Iterable[str]) -> bool:
+    """Whether most of these names are in the published lists of DAVIS 2017."""
+    known = {*davis.TRAIN_VIDEOS, *davis.HELD_OUT_VIDEOS}
+    found = [name in known for name in names]
+    return 2 * sum(found) > len(found)
+
+
+def check_published(names: Collection[str], count: int | None, where: str, split: str) -> None:
+    """Checks that DAVIS has the first `count` videos of a published list, all for None.
+
+    Args:
+        names: every video that is there; videos of other names than DAVIS's say that this is
+            another data set, for which nothing is checked.
+        count: how many are asked for.
+        where: the folder, for the message.
+        split: whose list.
+
+    Raises:
+        VideoFolderError: some are missing; the message names the first of them.
+    """
+    if not is_davis(names):
+        return
+    published = _PUBLISHED[split]
+    missing = [name for name in published[:count] if name not in names]
+    if not missing:
+        return
+    asked = f"all {len(published)}" if count is None else f"the first {count}"
+    named = ", ".join(missing[:_NAMED])
+    named += f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    leading = published.index(missing[0])
+    fewer = f"set environment.num_videos to at most {leading}, " if leading else ""
+    raise VideoFolderError(
+        f"{where} has the names of DAVIS 2017, but {len(missing)} of {asked} {split} videos are "
+        f"missing or without pictures: {named}. Fetch DAVIS again (`rl-system videos fetch davis`, "
+        f"then `videos build` for built frames), {fewer}or name the videos to use in a split file "
+        "(environment.videos_split)."
+    )
 
 
 def read_split_file(path: Path, layout: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:

@@ -211,6 +211,10 @@ def test_any_setting_is_a_keyword_and_lists_stand_for_tuples() -> None:
 def test_an_unknown_keyword_names_the_nearest_setting() -> None:
     with pytest.raises(ValueError, match=r"'image_sise'.*'image_size'"):
         _make(image_sise=24)
+    with pytest.raises(ValueError, match=r"'foo' is no setting of an environment\. "):
+        _make(foo=1)
+    with pytest.raises(ValueError, match=r"reset\(seed=\.\.\.\)"):
+        _make(seed=3)
     with pytest.raises(ValueError, match=r"environment\.quality.*exact, paper, fast"):
         _make(quality="best")
     with pytest.raises(ValueError, match="train or held_out"):

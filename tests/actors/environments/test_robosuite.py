@@ -117,6 +117,10 @@ class TestPythonThatIsFound:
         with pytest.raises(ProcessFailed, match=r"(?s)exit code 1 .*No module named robosuite"):
             make_environment(_settings(robosuite_python=str(bare)), 0)
 
+    def test_this_python_has_no_robosuite_and_says_how_to_get_one(self) -> None:
+        with pytest.raises(RobosuiteMissing, match=r"No module named.*make robosuite"):
+            make_environment(_settings(robosuite_python=sys.executable), 0)
+
 
 class TestSettings:
     def test_randomising_nothing_is_refused(self) -> None:

@@ -74,5 +74,5 @@ def test_a_swapped_camera_shows_its_own_pose_and_comes_back() -> None:
 
 
 def test_a_camera_that_cannot_walk_is_named() -> None:
-    with pytest.raises(ValueError, match=r"camera of dog is 'targetbodycom'.*leave camera out"):
+    with pytest.raises(ValueError, match=r"camera is 'targetbodycom'.*leave camera out"):
         CameraWalk(load_task(find("dcs/dog-fetch"), 3), 0, 0.1, True, "dog", 4)

@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.environments.videos import open_videos
+from actors.environments.videos import builder, open_videos
 from actors.environments.videos.builder import Progress, build_videos, estimate_bytes
-from actors.environments.videos.built import MANIFEST, UNFINISHED, frames_path, open_manifest
 from actors.environments.videos.clips import VideoFolderError
+from actors.environments.videos.manifest import MANIFEST, UNFINISHED, frames_path, open_manifest
 from actors.environments.videos.splits import find_source
 from tests.actors.environments.videos.footage import write_file, write_pictures
 
@@ -28,8 +28,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five videos with names of DAVIS: three to train on, two held out."""
-    for place, name in enumerate(("bear", "boat", "bus", "camel", "judo")):
+    """Five videos, split by their names: three to train on, two held out."""
+    for place, name in enumerate(("ant", "beaver", "crow", "ibis", "mole")):
         write_pictures(tmp_path / "source" / name, 3, first=5 * place)
     return tmp_path / "source"
 
@@ -66,19 +66,19 @@ def test_a_second_build_keeps_everything(source: Path, tmp_path: Path) -> None:
 def test_only_what_changed_in_the_source_is_built_again(source: Path, tmp_path: Path) -> None:
     build_videos(str(source), tmp_path / "out", [24])
     before = times(tmp_path / "out")
-    write_pictures(source / "boat", 4, first=9)
-    (source / "bus" / "00000.jpg").touch()  # a new time alone is no change
-    shutil.rmtree(source / "bear")
-    write_pictures(source / "flamingo", 2)
+    write_pictures(source / "beaver", 4, first=9)
+    (source / "crow" / "00000.jpg").touch()  # a new time alone is no change
+    shutil.rmtree(source / "ant")
+    write_pictures(source / "frog", 2)
     result = build_videos(str(source), tmp_path / "out", [24])
     after = times(tmp_path / "out")
     assert {name for name in after if after[name] != before.get(name)} == {
-        "24/boat.npy",
-        "24/flamingo.npy",
+        "24/beaver.npy",
+        "24/frog.npy",
     }
-    assert "24/bear.npy" not in after and result.progress.kept == 3
+    assert "24/ant.npy" not in after and result.progress.kept == 3
     assert open_videos(str(tmp_path / "out"), "train", None, 24).names == (
-        "boat", "bus", "flamingo",
+        "beaver", "crow", "frog",
     )  # fmt: skip
 
 
@@ -94,22 +94,22 @@ def test_a_size_is_added_without_building_the_others_again(source: Path, tmp_pat
 
 def test_a_damaged_or_missing_file_is_built_again(source: Path, tmp_path: Path) -> None:
     build_videos(str(source), tmp_path / "out", [24])
-    bear, boat = (frames_path(tmp_path / "out", name, 24) for name in ("bear", "boat"))
-    whole = bear.read_bytes()
-    bear.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    boat.unlink()
+    ant, beaver = (frames_path(tmp_path / "out", name, 24) for name in ("ant", "beaver"))
+    whole = ant.read_bytes()
+    ant.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    beaver.unlink()
     assert build_videos(str(source), tmp_path / "out", [24]).progress.kept == 3
-    assert bear.read_bytes() == whole and boat.exists()
+    assert ant.read_bytes() == whole and beaver.exists()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_unreadable_picture_stops_the_build_and_what_was_finished_is_kept(
     source: Path, tmp_path: Path, jobs: int
 ) -> None:
-    bad = source / "judo" / "00001.jpg"
+    bad = source / "mole" / "00001.jpg"
     good = bad.read_bytes()
     bad.write_bytes(good[:100])
-    with pytest.raises(VideoFolderError, match=r"judo/00001\.jpg cannot be read.*--skip-unread"):
+    with pytest.raises(VideoFolderError, match=r"mole/00001\.jpg cannot be read.*--skip-unread"):
         build_videos(str(source), tmp_path / "out", [24], jobs=jobs)
     assert (tmp_path / "out" / UNFINISHED).exists()
     with pytest.raises(VideoFolderError, match=r"not all built. Go on with `rl-system videos bui"):
@@ -121,12 +121,12 @@ def test_an_unreadable_picture_stops_the_build_and_what_was_finished_is_kept(
 
 
 def test_unreadable_videos_can_be_left_out(source: Path, tmp_path: Path) -> None:
-    (source / "judo" / "00001.jpg").write_bytes(b"")
+    (source / "mole" / "00001.jpg").write_bytes(b"")
     result = build_videos(str(source), tmp_path / "out", [24], skip_unreadable=True)
     assert result.progress.done == 4 and result.progress.skipped == 1
-    assert "judo/00001.jpg" in result.skipped[0]
-    assert open_videos(str(tmp_path / "out"), "held_out", None, 24).names == ("camel",)
-    assert "24/judo.npy" not in times(tmp_path / "out")
+    assert "mole/00001.jpg" in result.skipped[0]
+    assert open_videos(str(tmp_path / "out"), "held_out", None, 24).names == ("ibis",)
+    assert "24/mole.npy" not in times(tmp_path / "out")
 
 
 _BUILD = """
@@ -221,11 +221,11 @@ def test_videos_files_are_cut_at_the_limit_which_the_manifest_records(tmp_path: 
 
 
 def test_the_split_file_of_a_build_is_its_split(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "split.csv").write_text("judo,train\nbear,train\nbus,held_out\n")
+    (tmp_path / "split.csv").write_text("mole,train\nant,train\ncrow,held_out\n")
     build_videos(str(source), tmp_path / "out", [24], split_file=str(tmp_path / "split.csv"))
-    assert open_videos(str(tmp_path / "out"), "train", None, 24).names == ("judo", "bear")
-    assert open_videos(str(tmp_path / "out"), "held_out", None, 24).names == ("bus",)
-    assert sorted(times(tmp_path / "out")) == ["24/bear.npy", "24/bus.npy", "24/judo.npy"]
+    assert open_videos(str(tmp_path / "out"), "train", None, 24).names == ("mole", "ant")
+    assert open_videos(str(tmp_path / "out"), "held_out", None, 24).names == ("crow",)
+    assert sorted(times(tmp_path / "out")) == ["24/ant.npy", "24/crow.npy", "24/mole.npy"]
 
 
 def test_names_with_folders_keep_them(tmp_path: Path) -> None:
@@ -236,19 +236,58 @@ def test_names_with_folders_keep_them(tmp_path: Path) -> None:
     assert open_videos(str(tmp_path / "out"), "held_out", None, 24).names == ("val/clip",)
 
 
+def test_the_source_is_looked_through_once_and_told_before_anything_is_made(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[str] = []
+
+    def find(*given: str) -> dict:
+        searches.append(given[0])
+        return find_source(*given)
+
+    monkeypatch.setattr(builder, "find_source", find)
+    told: list[dict[str, list[str]]] = []
+
+    def announce(splits: dict) -> None:
+        assert not (tmp_path / "out").exists()
+        told.append({split: [clip.name for clip in clips] for split, clips in splits.items()})
+
+    build_videos(str(source), tmp_path / "out", [24], announce=announce)
+    assert told == [{"train": ["ant", "beaver", "crow"], "held_out": ["ibis", "mole"]}]
+    assert searches == [str(source)]
+
+
+def test_a_damaged_manifest_is_made_anew_with_all_its_frames(source: Path, tmp_path: Path) -> None:
+    build_videos(str(source), tmp_path / "out", [24])
+    whole = (tmp_path / "out" / MANIFEST).read_text()
+    (tmp_path / "out" / MANIFEST).write_text(whole[: len(whole) // 2])
+    with pytest.raises(VideoFolderError, match=r"manifest\.json cannot be read"):
+        open_manifest(tmp_path / "out")
+    assert build_videos(str(source), tmp_path / "out", [24]).progress.kept == 0
+    assert (tmp_path / "out" / MANIFEST).read_text() == whole
+
+
+@pytest.mark.parametrize("given", [{"source": ""}, {"split_file": ""}])
+def test_an_empty_source_or_split_file_is_not_the_working_folder(
+    source: Path, tmp_path: Path, given: dict[str, str]
+) -> None:
+    with pytest.raises(VideoFolderError, match="is empty: give a path"):
+        build_videos(**({"source": str(source), "folder": tmp_path / "out", "sizes": [24]} | given))
+
+
 def test_progress_counts_to_the_end(source: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     build_videos(str(source), tmp_path / "out", [24], report=seen.append)
     assert [one.done for one in seen] == [1, 2, 3, 4, 5]
     assert seen[-1].bytes == sum(p.stat().st_size for p in (tmp_path / "out").rglob("*.npy"))
-    assert {one.name for one in seen} == {"bear", "boat", "bus", "camel", "judo"}
+    assert {one.name for one in seen} == {"ant", "beaver", "crow", "ibis", "mole"}
 
 
 def test_the_estimate_is_the_size_of_the_frames(source: Path) -> None:
     clips = [clip for names in find_source(str(source), None).values() for clip in names]
     assert estimate_bytes(clips, [24, 48], None) == 5 * 3 * 3 * (24**2 + 48**2)
     assert estimate_bytes(clips, [24], 2) == 5 * 2 * 3 * 24**2
-    (source / "bear" / "00000.jpg").write_bytes(b"")
+    (source / "ant" / "00000.jpg").write_bytes(b"")
     assert estimate_bytes(clips, [24], None) == 5 * 3 * 3 * 24**2
 
 
@@ -260,7 +299,7 @@ def test_sizes_outside_the_range_are_refused(
         build_videos(str(source), tmp_path / "out", sizes)
 
 
-@pytest.mark.parametrize("place", [".", "bear", "new", ".."])
+@pytest.mark.parametrize("place", [".", "ant", "new", ".."])
 def test_a_folder_inside_or_around_the_source_is_refused(source: Path, place: str) -> None:
     with pytest.raises(VideoFolderError, match="lie in each other"):
         build_videos(str(source), source / place, [24])
@@ -290,7 +329,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(source: Path, tmp_path: Pat
 
 
 def test_a_disk_that_fills_up_is_an_error_that_keeps_what_is_finished(tmp_path: Path) -> None:
-    for name, num_frames in (("bear", 1), ("bus", 1), ("judo", 5)):
+    for name, num_frames in (("ant", 1), ("crow", 1), ("mole", 5)):
         write_pictures(tmp_path / "source" / name, num_frames)
     # A limit on the size of files makes writing the last video fail as a full disk does.
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))\n"

@@ -10,9 +10,10 @@ import pytest
 
 from actors.environments.videos import open_videos
 from actors.environments.videos.builder import build_videos
-from actors.environments.videos.built import MANIFEST, check_built, frames_path
+from actors.environments.videos.built import check_built
 from actors.environments.videos.clips import VideoFolderError, shrink
 from actors.environments.videos.frame_cache import cache_folder
+from actors.environments.videos.manifest import FORMAT, MANIFEST, frames_path
 from tests.actors.environments.videos.footage import write_pictures
 
 
@@ -23,8 +24,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
-    """Frames of 48 pixels of `tmp_path/source`: bear and bus to train on, judo held out."""
-    for place, name in enumerate(("bear", "bus", "judo")):
+    """Frames of 48 pixels of `tmp_path/source`: ant and crow to train on, mole held out."""
+    for place, name in enumerate(("ant", "crow", "mole")):
         write_pictures(tmp_path / "source" / name, 3, first=5 * place)
     build_videos(str(tmp_path / "source"), tmp_path / "built", [48])
     return tmp_path / "built"
@@ -48,15 +49,15 @@ def test_built_frames_need_no_source_and_may_be_copied(built: Path, tmp_path: Pa
     shutil.copytree(built, tmp_path / "node")
     shutil.rmtree(built)
     source = open_videos(str(tmp_path / "node"), "train", None, 48)
-    assert source.names == ("bear", "bus")
+    assert source.names == ("ant", "crow")
     np.testing.assert_array_equal(source.frames(1), expected)
-    assert open_videos(str(tmp_path / "node"), "held_out", None, 48).names == ("judo",)
+    assert open_videos(str(tmp_path / "node"), "held_out", None, 48).names == ("mole",)
 
 
 def test_frames_are_mapped_from_the_built_file_itself(built: Path) -> None:
     frames = open_videos(str(built), "train", None, 48).frames(0)
     assert isinstance(frames.base, np.memmap)
-    assert Path(frames.base.filename) == frames_path(built, "bear", 48)
+    assert Path(frames.base.filename) == frames_path(built, "ant", 48)
     assert not list(cache_folder().glob("*.npy"))
     with pytest.raises(ValueError, match="read-only"):
         frames[0] = 0
@@ -97,40 +98,40 @@ def test_a_size_larger_than_stored_is_an_error_with_the_command(built: Path) -> 
 def test_too_few_videos_are_an_error_that_says_how_many_there_are(built: Path) -> None:
     with pytest.raises(VideoFolderError, match="has 2 train videos and 4 are asked for"):
         open_videos(str(built), "train", 4, 48)
-    assert open_videos(str(built), "train", 1, 48).names == ("bear",)
+    assert open_videos(str(built), "train", 1, 48).names == ("ant",)
 
 
 def test_a_split_file_chooses_among_built_videos(built: Path, tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
-    path.write_text("judo,train\nbear,held_out\n")
+    path.write_text("mole,train\nant,held_out\n")
     source = open_videos(str(built), "train", None, 48, split_file=str(path))
-    assert source.names == ("judo",)
-    path.write_text("goat,train\n")
-    with pytest.raises(VideoFolderError, match="there is no video goat"):
+    assert source.names == ("mole",)
+    path.write_text("gull,train\n")
+    with pytest.raises(VideoFolderError, match="there is no video gull"):
         open_videos(str(built), "train", None, 48, split_file=str(path))
 
 
 @pytest.mark.parametrize("change", ["missing", "cut"])
 def test_a_file_missing_or_cut_is_named_when_the_folder_is_opened(built: Path, change: str) -> None:
-    path = frames_path(built, "bus", 48)
+    path = frames_path(built, "crow", 48)
     if change == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(VideoFolderError, match=r"48/bus\.npy .*`rl-system videos build .*source"):
+    with pytest.raises(VideoFolderError, match=r"48/crow\.npy .*`rl-system videos build .*source"):
         open_videos(str(built), "train", None, 48)
 
 
 def test_a_damaged_file_is_named_when_its_video_is_first_used(built: Path) -> None:
-    damage(frames_path(built, "bus", 48))
+    damage(frames_path(built, "crow", 48))
     source = open_videos(str(built), "train", None, 48)
     source.frames(0)
-    with pytest.raises(VideoFolderError, match=r"48/bus\.npy is damaged: .*`rl-system videos bui"):
+    with pytest.raises(VideoFolderError, match=r"48/crow\.npy is damaged: .*`rl-system videos bui"):
         source.frames(1)
 
 
 def test_a_file_is_hashed_once_per_machine_and_again_when_it_changes(built: Path) -> None:
-    path = frames_path(built, "bear", 48)
+    path = frames_path(built, "ant", 48)
     open_videos(str(built), "train", None, 48).frames(0)
     (seal,) = (cache_folder() / "checked").iterdir()
     before = seal.stat().st_mtime_ns
@@ -142,12 +143,12 @@ def test_a_file_is_hashed_once_per_machine_and_again_when_it_changes(built: Path
 
 
 def test_a_source_that_changed_is_an_error_with_the_command(built: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "source" / "bus", 4, first=2)
+    write_pictures(tmp_path / "source" / "crow", 4, first=2)
     source = open_videos(str(built), "train", None, 48)
     source.frames(0)
     with pytest.raises(
         VideoFolderError,
-        match=r"The video bus .* has changed .*`rl-system videos build .*--size 48",
+        match=r"The video crow .* has changed .*`rl-system videos build .*--size 48",
     ):
         source.frames(1)
 
@@ -155,20 +156,20 @@ def test_a_source_that_changed_is_an_error_with_the_command(built: Path, tmp_pat
 def test_a_source_that_was_only_copied_again_counts_as_the_same(
     built: Path, tmp_path: Path
 ) -> None:
-    for path in (tmp_path / "source" / "bus").iterdir():
+    for path in (tmp_path / "source" / "crow").iterdir():
         os.utime(path, (1, 1))
     assert len(open_videos(str(built), "train", None, 48).frames(1)) == 3
 
 
 def test_check_hashes_every_file_and_names_the_damaged_one(built: Path, tmp_path: Path) -> None:
     checked = dict(check_built(built))
-    assert set(checked) == {frames_path(built, name, 48) for name in ("bear", "bus", "judo")}
+    assert set(checked) == {frames_path(built, name, 48) for name in ("ant", "crow", "mole")}
     assert sum(checked.values()) == sum(path.stat().st_size for path in checked)
-    path = frames_path(built, "judo", 48)
+    path = frames_path(built, "mole", 48)
     status = path.stat()
     damage(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(VideoFolderError, match=r"48/judo\.npy is damaged"):
+    with pytest.raises(VideoFolderError, match=r"48/mole\.npy is damaged"):
         list(check_built(built))
     with pytest.raises(VideoFolderError, match="holds no built frames"):
         list(check_built(tmp_path / "source"))
@@ -179,12 +180,26 @@ def test_check_hashes_every_file_and_names_the_damaged_one(built: Path, tmp_path
     [
         ("{", r"manifest\.json cannot be read"),
         ('{"format": "rl-system background frames 0"}', "has the format .* frames 0"),
-        ('{"format": "rl-system background frames 1"}', r"manifest\.json is damaged"),
+        (f'{{"format": "{FORMAT}"}}', r"manifest\.json is damaged"),
+        (f'{{"format": "{FORMAT}", "sour', r"manifest\.json cannot be read"),
     ],
 )
-def test_a_damaged_manifest_is_an_error_that_names_it(built: Path, text: str, message: str) -> None:
+def test_a_damaged_manifest_is_an_error_with_the_command_that_mends_it(
+    built: Path, tmp_path: Path, text: str, message: str
+) -> None:
     (built / MANIFEST).write_text(text)
-    with pytest.raises(VideoFolderError, match=message):
+    with pytest.raises(VideoFolderError, match=message) as caught:
+        open_videos(str(built), "train", None, 48)
+    assert f"build SOURCE {built}`" in str(caught.value) and "delete" not in str(caught.value)
+    build_videos(str(tmp_path / "source"), built, [48])
+    assert len(list(check_built(built))) == 3
+
+
+def test_the_command_for_a_damaged_manifest_names_the_source_that_it_still_tells(
+    built: Path, tmp_path: Path
+) -> None:
+    edit(built, lambda manifest: manifest.update(videos=None))
+    with pytest.raises(VideoFolderError, match=f"build {tmp_path / 'source'} {built}`"):
         open_videos(str(built), "train", None, 48)
 
 
@@ -201,10 +216,89 @@ def test_a_manifest_cannot_lead_out_of_its_folder(built: Path, name: str) -> Non
         open_videos(str(built), "train", None, 48)
 
 
-def test_a_manifest_of_something_else_is_no_built_folder(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "web" / "bear")
-    (tmp_path / "web" / MANIFEST).write_text('{"name": "a web page", "icons": []}')
-    assert open_videos(str(tmp_path / "web"), "train", None, 16).names == ("bear",)
+@pytest.mark.parametrize(
+    "content",
+    [b'{"name": "a web page", "icons": []}', b"[1]", b"not JSON", b"", b"\xff\xfe\x00", None],
+)
+def test_a_manifest_of_something_else_leaves_a_folder_a_source(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    write_pictures(tmp_path / "web" / "ant")
+    write_pictures(tmp_path / "web" / "400")
+    if content is None:
+        (tmp_path / "web" / MANIFEST).mkdir()
+    else:
+        (tmp_path / "web" / MANIFEST).write_bytes(content)
+        with pytest.raises(VideoFolderError, match="holds other things"):
+            build_videos("procedural", tmp_path / "web", [16])
+    assert "ant" in open_videos(str(tmp_path / "web"), "train", None, 16).names
+    build_videos(str(tmp_path / "web"), tmp_path / "out", [16])
+
+
+def test_built_davis_must_be_complete_unless_it_was_built_with_a_split_file(
+    tmp_path: Path,
+) -> None:
+    for name in ("bear", "boat", "bike-packing"):
+        write_pictures(tmp_path / "part" / name, 1)
+    build_videos(str(tmp_path / "part"), tmp_path / "out", [16])
+    assert open_videos(str(tmp_path / "out"), "train", 1, 16).names == ("bear",)
+    with pytest.raises(VideoFolderError, match=r"out has .* 1 of the first 3 train .*: bmx-bumps"):
+        open_videos(str(tmp_path / "out"), "train", 3, 16)
+    with pytest.raises(VideoFolderError, match="58 of all 60 train"):
+        open_videos(str(tmp_path / "out"), "train", None, 16)
+    (tmp_path / "split.csv").write_text("boat,train\nbear,train\n")
+    chosen = str(tmp_path / "split.csv")
+    assert len(open_videos(str(tmp_path / "out"), "train", None, 16, split_file=chosen).names) == 2
+    build_videos(str(tmp_path / "part"), tmp_path / "chosen", [16], split_file=chosen)
+    assert open_videos(str(tmp_path / "chosen"), "train", None, 16).names == ("boat", "bear")
+
+
+def test_check_tells_videos_that_the_source_has_gained(built: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "source" / "frog", 2)
+    write_pictures(tmp_path / "source" / "wolf", 2)
+    with pytest.raises(
+        VideoFolderError,
+        match=r"has videos that are not in .* \(2, the first is (frog|wolf)\): .*`rl-s",
+    ):
+        list(check_built(built))
+    assert open_videos(str(built), "train", None, 48).names == ("ant", "crow")
+    build_videos(str(tmp_path / "source"), built, [48])
+    assert len(list(check_built(built))) == 5
+
+
+def test_check_knows_videos_that_were_left_out_and_sources_that_are_elsewhere(
+    tmp_path: Path,
+) -> None:
+    for name in ("ant", "crow", "mole"):
+        write_pictures(tmp_path / "source" / name, 1)
+    (tmp_path / "source" / "crow" / "00000.jpg").write_bytes(b"")
+    (tmp_path / "split.csv").write_text("ant,train\ncrow,train\n")
+    build_videos(
+        str(tmp_path / "source"), tmp_path / "out", [16],
+        split_file=str(tmp_path / "split.csv"), skip_unreadable=True,
+    )  # fmt: skip
+    assert len(list(check_built(tmp_path / "out"))) == 1
+    (tmp_path / "split.csv").unlink()
+    assert len(list(check_built(tmp_path / "out"))) == 1
+    shutil.rmtree(tmp_path / "source")
+    assert len(list(check_built(tmp_path / "out"))) == 1
+
+
+def test_names_with_any_character_are_built_and_found(tmp_path: Path) -> None:
+    names = ["a.npy/deep", "back\\slash", "new\nline", "per%cent", "r\u00e9sum\u00e9", "what?"]
+    for place, name in enumerate(names):
+        write_pictures(tmp_path / "source" / name, 1, first=place)
+    write_pictures(tmp_path / "source" / "a", 1)
+    build_videos(str(tmp_path / "source"), tmp_path / "out", [16])
+    assert len(list(check_built(tmp_path / "out"))) == 7
+    stored = tmp_path / "out" / "16"
+    files = {str(path.relative_to(stored)) for path in stored.rglob("*.npy") if path.is_file()}
+    assert {"back%5Cslash.npy", "new%0Aline.npy", "per%25cent.npy", "a%2Enpy/deep.npy"} <= files
+    built = open_videos(str(tmp_path / "out"), "train", None, 16)
+    made = open_videos(str(tmp_path / "source"), "train", None, 16)
+    assert built.names == made.names and {"new\nline", "back\\slash"} <= set(built.names)
+    for index in range(len(made.names)):
+        np.testing.assert_array_equal(built.frames(index), made.frames(index))
 
 
 def test_procedural_videos_can_be_built_too(tmp_path: Path) -> None:

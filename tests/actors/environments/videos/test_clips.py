@@ -55,6 +55,36 @@ def test_grey_palette_and_transparent_pictures_become_rgb(tmp_path: Path) -> Non
     assert decoded(PictureFolder("a", tmp_path), 16).shape == (5, 16, 16, 3)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_grey_pictures_of_16_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
+    grey = np.array([[0, 257, 32768], [65535, 65000, 128]], np.uint16)
+    assert cv2.imwrite(str(tmp_path / f"0{suffix}"), grey)
+    (frame,) = PictureFolder("a", tmp_path).pictures()
+    assert frame.shape == (2, 3, 3) and frame.dtype == np.uint8
+    np.testing.assert_array_equal(frame[..., 0], [[0, 1, 128], [255, 253, 0]])
+    np.testing.assert_array_equal(frame[..., 0], frame[..., 2])
+
+
+def test_coloured_pictures_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    for suffix in (".png", ".tif"):
+        cv2.imwrite(str(tmp_path / f"0{suffix}"), np.full((2, 2, 3), [65535, 32768, 0], np.uint16))
+    for frame in PictureFolder("a", tmp_path).pictures():
+        assert (np.abs(frame.astype(int) - [0, 128, 255]) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(np.array([[0.0, 0.5]], np.float32), "32-bit floats"),
+     (np.array([[0, 70_000]], np.int32), "32-bit integers")],
+)  # fmt: skip
+def test_pictures_whose_white_is_unknown_are_named(
+    tmp_path: Path, values: np.ndarray, kind: str
+) -> None:
+    Image.fromarray(values).save(tmp_path / "0.tif")
+    with pytest.raises(VideoFolderError, match=rf"0\.tif is .* {kind}, .* 8 or 16 bits"):
+        decoded(PictureFolder("a", tmp_path))
+
+
 def test_pictures_of_different_sizes_are_squeezed_into_the_same_square(tmp_path: Path) -> None:
     for index, size in enumerate(((20, 10), (300, 7), (800, 800))):
         Image.new("RGB", size, (10, 20, 30)).save(tmp_path / f"{index}.png")

@@ -116,6 +116,48 @@ def test_without_etag_and_hash_nothing_is_pieced_together(
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
+def leave_whole_part(server: FileServer, path: Path, **options) -> None:
+    """Leaves what a process leaves that was killed between the last byte and the renaming."""
+    server.cut_after = [2_999_999] + [0] * 5
+    with pytest.raises(DownloadError):
+        fetch(server, path, attempts=1, **options)
+    with open(f"{path}.part", "ab") as part:
+        part.write(CONTENT[2_999_999:])
+    server.cut_after, server.requests = [], []
+
+
+def test_a_part_that_is_whole_is_verified_and_not_fetched_again(
+    server: FileServer, tmp_path: Path
+) -> None:
+    leave_whole_part(server, tmp_path / "a.zip")
+    seen: list[tuple[int, int | None]] = []
+    found = fetch(server, tmp_path / "a.zip", report=lambda *at: seen.append(at))
+    assert server.requests == [] and found.sha256 == SHA256
+    assert seen == [(len(CONTENT), len(CONTENT))]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_whole_part_without_a_known_hash_is_taken_if_the_server_has_no_more(
+    server: FileServer, tmp_path: Path
+) -> None:
+    leave_whole_part(server, tmp_path / "a.zip", sha256=None)
+    assert fetch(server, tmp_path / "a.zip", sha256=None).sha256 == SHA256
+    assert server.requests == ["bytes=3000000-"]
+
+
+def test_a_whole_part_with_a_wrong_byte_is_removed_and_the_next_call_fetches_anew(
+    server: FileServer, tmp_path: Path
+) -> None:
+    leave_whole_part(server, tmp_path / "a.zip")
+    part = tmp_path / "a.zip.part"
+    part.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    with pytest.raises(DownloadError, match=r"It was removed\. Try again"):
+        fetch(server, tmp_path / "a.zip")
+    assert not part.exists() and not (tmp_path / "a.zip").exists()
+    fetch(server, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
 def test_a_part_that_is_longer_than_the_file_is_thrown_away(
     server: FileServer, tmp_path: Path
 ) -> None:

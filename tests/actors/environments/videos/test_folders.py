@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,99 @@ def test_a_folder_of_pictures_called_train_is_a_video(tmp_path: Path) -> None:
         write_pictures(tmp_path / name, 1)
     found = splits(tmp_path)
     assert len(found["train"] + found["held_out"]) == 5
+
+
+def test_folders_may_be_called_like_files(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.npy", "c.jpg"):
+        write_pictures(tmp_path / name, 1)
+    assert {clip.name: type(clip) for clip in find_clips(tmp_path)} == dict.fromkeys(
+        ("a.mp4", "b.npy", "c.jpg"), PictureFolder
+    )
+
+
+@pytest.mark.parametrize("classes", [("run", "jump", "swim", "test"), ("train", "jump")])
+def test_a_class_called_test_or_train_does_not_push_the_others_out(
+    tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    for name in classes:
+        for index in range(8):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{index}.mp4").write_bytes(b"not decoded here")
+    found = splits(tmp_path)
+    assert sorted(found["train"] + found["held_out"]) == names(tmp_path)
+    assert len(names(tmp_path)) == 8 * len(classes) and found["train"] and found["held_out"]
+
+
+def test_an_array_that_ends_like_a_split_needs_its_counterpart(tmp_path: Path) -> None:
+    for stem in ("jump_test", "run", "swim", "walk"):
+        np.save(tmp_path / f"{stem}.npy", np.zeros((4, 3, 3, 8, 8), np.uint8))
+    found = splits(tmp_path)
+    assert len(found["train"] + found["held_out"]) == 16
+
+
+@pytest.mark.parametrize("inner", ["VID", "480p", "DAVIS/JPEGImages/480p", "Data/VID"])
+def test_a_known_folder_beside_other_videos_is_not_read_alone(
+    tmp_path: Path, inner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / inner / "clip", 1)
+    assert names(tmp_path) == ["clip"] and not caplog.records
+    write_pictures(tmp_path / "more" / "deep", 1)
+    write_file(tmp_path / "film.avi", 1)
+    assert names(tmp_path) == sorted((f"{inner}/clip", "more/deep", "film"))
+    assert "to use it alone" in caplog.text and "film.avi" in caplog.text
+
+
+def test_davis_is_found_beside_its_masks_lists_and_a_loose_picture(tmp_path: Path) -> None:
+    root = write_davis(tmp_path / "DAVIS")
+    write_pictures(root / "Annotations_unsupervised" / "480p" / "bear", 1)
+    write_pictures(root, 1)
+    found = splits(tmp_path)
+    assert len(found["train"]) == 60 and len(found["held_out"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "chosen"),
+    [
+        (("480p", "1080p", "Full-Resolution"), "480p"),
+        (("360p", "1080p", "720p"), "1080p"),
+        (("1080p", "Full-Resolution"), "Full-Resolution"),
+        (("240p",), "240p"),
+    ],
+)
+@pytest.mark.parametrize("given", ["", "JPEGImages"])
+def test_one_resolution_is_read_480p_or_the_highest(
+    tmp_path: Path, resolutions: tuple[str, ...], chosen: str, given: str
+) -> None:
+    for resolution in resolutions:
+        write_pictures(tmp_path / "JPEGImages" / resolution / "bear", 1)
+        write_pictures(tmp_path / "Annotations" / resolution / "bear", 1, ".png")
+    (clip,) = find_clips(tmp_path / given)
+    assert clip.name == "bear"
+    assert clip.place == str((tmp_path / "JPEGImages" / chosen / "bear").resolve())
+
+
+def test_an_empty_resolution_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "JPEGImages" / "480p").mkdir(parents=True)
+    write_pictures(tmp_path / "JPEGImages" / "1080p" / "bear", 1)
+    assert names(tmp_path) == ["bear"]
+
+
+def test_videos_directly_below_jpegimages_are_all_read(tmp_path: Path) -> None:
+    for name in ("00a1", "00b2"):
+        write_pictures(tmp_path / "JPEGImages" / name, 1)
+    assert names(tmp_path) == ["00a1", "00b2"]
+
+
+def test_a_known_folder_that_links_back_ends(tmp_path: Path) -> None:
+    (tmp_path / "DAVIS").symlink_to(tmp_path)
+    with pytest.raises(VideoFolderError, match="holds no video"):
+        find_clips(tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path / os.fsdecode(b"caf\xe9"), 1)
+    with pytest.raises(VideoFolderError, match=r"not UTF-8, 'caf\\udce9': rename"):
+        find_clips(tmp_path)
 
 
 def test_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments import published, videos
+from actors.environments import videos
 from actors.environments.videos import procedural
 from actors.environments.videos.builder import build_videos
+from tests.actors.environments.videos.footage import write_davis
 
 
 def test_procedural_videos_are_the_same_every_time_and_differ_by_name() -> None:
@@ -70,28 +71,90 @@ def test_the_automatic_cache_holds_what_was_made(
 def test_a_davis_folder_is_split_by_the_published_names(
     tmp_path: Path, inside: str, write_video
 ) -> None:
-    for name in ("bus", "bear", "judo", "camel", "not-in-any-list"):
+    for name in ("bmx-bumps", "bear", "blackswan", "bike-packing", "not-in-any-list"):
         write_video(tmp_path / inside / name)
     (tmp_path / inside / "empty").mkdir()
-    assert videos.open_videos(str(tmp_path), "train", None, 16).names == ("bear", "bus")
-    assert videos.open_videos(str(tmp_path), "held_out", None, 16).names == ("camel", "judo")
-    assert videos.open_videos(str(tmp_path), "train", 1, 16).names == ("bear",)
-    assert set(published.TRAIN_VIDEOS).isdisjoint(published.HELD_OUT_VIDEOS)
+    train = ("bear", "bmx-bumps")
+    assert videos.open_videos(str(tmp_path), "train", 2, 16).names == train
+    assert videos.open_videos(str(tmp_path), "train", 1, 16).names == train[:1]
+    held_out = videos.open_videos(str(tmp_path), "held_out", 2, 16).names
+    assert held_out == ("bike-packing", "blackswan")
+
+
+@pytest.fixture
+def davis_folder(tmp_path: Path) -> Path:
+    return write_davis(tmp_path / "DAVIS")
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty"])
+def test_davis_without_some_videos_is_an_error_and_never_a_smaller_level(
+    davis_folder: Path, loss: str
+) -> None:
+    assert len(videos.open_videos(str(davis_folder), "train", None, 16).names) == 60
+    for name in ("bus", "walking"):
+        for path in (davis_folder / "JPEGImages" / "480p" / name).iterdir():
+            path.unlink()
+        if loss == "missing":
+            (davis_folder / "JPEGImages" / "480p" / name).rmdir()
+    with pytest.raises(
+        videos.VideoFolderError,
+        match=r"DAVIS has .* 2 of all 60 train .*: bus, walking\. Fetch .*num_videos to at most 5",
+    ):
+        videos.open_videos(str(davis_folder), "train", None, 16)
+    with pytest.raises(videos.VideoFolderError, match=r"1 of the first 8 train .*: bus\."):
+        videos.open_videos(str(davis_folder), "train", 8, 16)
+    assert len(videos.open_videos(str(davis_folder), "train", 5, 16).names) == 5
+    assert len(videos.open_videos(str(davis_folder), "held_out", None, 16).names) == 30
+
+
+def test_an_incomplete_davis_may_be_looked_at_and_used_with_a_split_file(
+    tmp_path: Path, write_video
+) -> None:
+    for name in ("bus", "boat", "judo"):
+        write_video(tmp_path / "clips" / name, 1)
+    folder = str(tmp_path / "clips")
+    with pytest.raises(videos.VideoFolderError, match=r"58 of .*: bear, bmx-bumps, .* and 55 more"):
+        videos.open_videos(folder, "train", None, 16)
+    looked = videos.open_videos(folder, "train", None, 16, incomplete=True)
+    assert looked.names == ("boat", "bus")
+    (tmp_path / "split.csv").write_text("bus,train\njudo,held_out\n")
+    chosen = videos.open_videos(folder, "train", None, 16, split_file=str(tmp_path / "split.csv"))
+    assert chosen.names == ("bus",)
+
+
+@pytest.mark.parametrize("given", ["", "  "])
+def test_an_empty_setting_is_not_the_working_folder(given: str) -> None:
+    with pytest.raises(videos.VideoFolderError, match=r"environment\.videos is empty"):
+        videos.open_videos(given, "train", None, 16)
+    with pytest.raises(videos.VideoFolderError, match=r"environment\.videos_split is empty"):
+        videos.open_videos("procedural", "train", None, 16, split_file=given)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, write_video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_video(tmp_path / "clips" / "ant", 1)
+    (tmp_path / "split.csv").write_text("ant,held_out\n")
+    source = videos.open_videos("~/clips", "held_out", None, 16, split_file="~/split.csv")
+    assert source.names == ("ant",)
+    with pytest.raises(videos.VideoFolderError, match=r"~nobody-of-that-name/x: .*full path"):
+        videos.open_videos("~nobody-of-that-name/x", "train", None, 16)
 
 
 def test_frames_of_a_folder_are_sorted_by_name_and_other_files_are_ignored(
     tmp_path: Path, write_video
 ) -> None:
-    write_video(tmp_path / "bear", 5)
+    write_video(tmp_path / "ant", 5)
     frames = videos.open_videos(str(tmp_path), "train", None, 16).frames(0)
     assert frames.shape == (5, 16, 16, 3)
     np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), [20, 60, 100, 140, 180], atol=2)
 
 
 def test_a_changed_folder_is_decoded_again(tmp_path: Path, write_video) -> None:
-    write_video(tmp_path / "bear", 3)
+    write_video(tmp_path / "ant", 3)
     assert len(videos.open_videos(str(tmp_path), "train", None, 16).frames(0)) == 3
-    (tmp_path / "bear" / "00001.jpg").unlink()
+    (tmp_path / "ant" / "00001.jpg").unlink()
     assert len(videos.open_videos(str(tmp_path), "train", None, 16).frames(0)) == 2
 
 
@@ -120,18 +183,18 @@ def test_a_split_file_says_which_videos_are_used(tmp_path: Path, write_video) ->
 def test_an_unreadable_frame_is_told_with_its_file_when_the_video_is_used(
     tmp_path: Path, write_video
 ) -> None:
-    write_video(tmp_path / "bear", 3)
-    (tmp_path / "bear" / "00001.jpg").write_bytes(b"")
+    write_video(tmp_path / "ant", 3)
+    (tmp_path / "ant" / "00001.jpg").write_bytes(b"")
     source = videos.open_videos(str(tmp_path), "train", None, 16)
-    with pytest.raises(videos.VideoFolderError, match=r"bear/00001\.jpg cannot be read"):
+    with pytest.raises(videos.VideoFolderError, match=r"ant/00001\.jpg cannot be read"):
         source.frames(0)
 
 
 def test_a_video_that_went_away_is_told_by_its_name(tmp_path: Path, write_video) -> None:
-    write_video(tmp_path / "bear", 3)
+    write_video(tmp_path / "ant", 3)
     source = videos.open_videos(str(tmp_path), "train", None, 16)
-    shutil.rmtree(tmp_path / "bear")
-    with pytest.raises(videos.VideoFolderError, match="The video bear cannot be read"):
+    shutil.rmtree(tmp_path / "ant")
+    with pytest.raises(videos.VideoFolderError, match="The video ant cannot be read"):
         source.frames(0)
 
 
@@ -148,9 +211,9 @@ def test_sizes_outside_the_range_are_refused(size: int) -> None:
 
 
 def test_an_unfinished_build_says_how_to_go_on(tmp_path: Path, write_video) -> None:
-    write_video(tmp_path / "source" / "bear", 2)
-    write_video(tmp_path / "source" / "boat", 2)
-    (tmp_path / "source" / "boat" / "00000.jpg").write_bytes(b"")
+    write_video(tmp_path / "source" / "ant", 2)
+    write_video(tmp_path / "source" / "beaver", 2)
+    (tmp_path / "source" / "beaver" / "00000.jpg").write_bytes(b"")
     with pytest.raises(videos.VideoFolderError, match="cannot be read"):
         build_videos(str(tmp_path / "source"), tmp_path / "out", [16])
     with pytest.raises(videos.VideoFolderError, match=r"Go on with `rl-system videos build .*16`"):
@@ -171,6 +234,6 @@ def test_a_folder_without_videos_says_what_is_expected(tmp_path: Path) -> None:
 def test_asking_for_more_videos_than_there_are_names_the_number(
     tmp_path: Path, write_video
 ) -> None:
-    write_video(tmp_path / "bear")
+    write_video(tmp_path / "ant")
     with pytest.raises(videos.VideoFolderError, match="num_videos to at most 1"):
         videos.open_videos(str(tmp_path), "train", 4, 16)

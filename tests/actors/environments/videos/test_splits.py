@@ -8,6 +8,7 @@ from actors.environments import published
 from actors.environments.videos import davis
 from actors.environments.videos.clips import VideoFolderError
 from actors.environments.videos.splits import (
+    check_published,
     check_split,
     find_source,
     first_videos,
@@ -25,8 +26,8 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_lists_of_davis_are_those_of_the_published_package() -> None:
-    assert davis.TRAIN_VIDEOS == published.TRAIN_VIDEOS
-    assert davis.HELD_OUT_VIDEOS == published.HELD_OUT_VIDEOS
+    assert tuple(published.background.DAVIS17_TRAINING_VIDEOS) == davis.TRAIN_VIDEOS
+    assert tuple(published.background.DAVIS17_VALIDATION_VIDEOS) == davis.HELD_OUT_VIDEOS
     assert set(davis.TRAIN_VIDEOS).isdisjoint(davis.HELD_OUT_VIDEOS)
 
 
@@ -46,7 +47,7 @@ def test_a_split_file_decides_which_videos_are_used_and_in_which_order(tmp_path:
 def test_a_split_file_wins_over_the_published_lists(tmp_path: Path) -> None:
     layout = dict.fromkeys(("bear", "judo"))
     path = write(tmp_path, "judo,train\nbear,held_out\n")
-    assert split_videos(layout, path) == {"train": ("judo",), "held_out": ("bear",)}
+    assert split_videos(layout, str(path)) == {"train": ("judo",), "held_out": ("bear",)}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,27 @@ def test_the_first_n_videos_are_taken_and_more_than_there_are_is_an_error() -> N
         first_videos((), None, "here", "held_out")
     with pytest.raises(VideoFolderError, match="no held_out video"):
         first_videos((), 4, "here", "held_out")
+
+
+def test_the_first_n_of_the_published_list_must_be_there_not_any_n() -> None:
+    names = set(davis.TRAIN_VIDEOS) - {"boat"}
+    check_published(names, 2, "here", "train")
+    check_published(names, 0, "here", "train")
+    with pytest.raises(VideoFolderError, match=r"here has .* 1 of the first 4 train .*: boat\."):
+        check_published(names, 4, "here", "train")
+    with pytest.raises(VideoFolderError, match=r"30 of all 30 held_out .*: bike-packing, blacksw"):
+        check_published(names, None, "here", "held_out")
+
+
+def test_without_the_first_video_no_smaller_number_is_advised() -> None:
+    with pytest.raises(VideoFolderError, match=r": bear\. Fetch DAVIS") as caught:
+        check_published(set(davis.TRAIN_VIDEOS[1:]), 4, "here", "train")
+    assert "num_videos" not in str(caught.value) and "videos_split" in str(caught.value)
+
+
+def test_other_data_sets_are_not_held_against_the_published_lists() -> None:
+    check_published({"dog", "x", "y"}, None, "here", "train")
+    check_published(set(), None, "here", "train")
 
 
 def test_a_split_of_another_name_is_refused() -> None:
