@@ -37,6 +37,27 @@ def test_a_library_that_is_missing_is_named_with_its_package(
     assert "libegl1 libopengl0 libgl1-mesa-dri" in checks[0].advice
 
 
+def test_a_library_that_is_asked_for_and_cannot_draw_is_a_failure_beside_one_that_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacking = {"egl": [], "osmesa": ["libOSMesa.so.8"]}
+    monkeypatch.setattr(doctor, "missing_libraries", lambda backend: lacking[backend])
+    if doctor.check_graphics()[0].status != "ok":
+        pytest.skip("needs EGL")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    osmesa = doctor.check_graphics()[-1]
+    assert osmesa.status == "failure" and "MUJOCO_GL=osmesa asks for it" in osmesa.found
+    assert "unset MUJOCO_GL, or" in osmesa.advice
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    assert doctor.check_graphics()[-1].status == "ok"
+
+
+def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    (cache,) = [check for check in doctor.check_folders() if check.topic == "video cache"]
+    assert cache.status == "warning" and "rl-system/videos cannot be written" in cache.found
+
+
 def test_a_mujoco_that_dm_control_cannot_use_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     for version, status in [("4.0.0", "failure"), ("3.16.1", "failure"), ("3.17.0", "ok")]:
         found = machine.versions() | {"mujoco": version}

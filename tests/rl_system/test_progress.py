@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rl_system.progress import Limits, Progress
+from rl_system.progress import Limits, Progress, summary
 from rl_system.settings import RunSettings
 
 LINE = {
@@ -39,3 +39,10 @@ def test_without_a_terminal_there_are_plain_lines_and_each_warning_once() -> Non
     assert lines[0] == "Starting Ray"
     assert lines[1].startswith("1:15 (left -)  agent_steps 12345  updates 40 ")
     assert sum(line.startswith("WARNING: loss/actor is not finite") for line in lines) == 1
+
+
+def test_the_summary_cuts_no_path_on_a_narrow_terminal() -> None:
+    out = io.StringIO()
+    path = "/home/someone/" + "long/" * 30 + "report.html"
+    Console(file=out, width=40).print(summary([("return", "1"), ("report", path)]), soft_wrap=True)
+    assert out.getvalue().splitlines() == ["return  1", f"report  {path}"]
