@@ -308,6 +308,14 @@ def _print(result: dict[str, Any]) -> None:
                 for column in COLUMNS
             ]
         _print_table(f"{title} (action repeat)", COLUMNS, rows)
+    rates = {
+        name.removeprefix("dcs/"): [
+            f"{task[column]['agent_steps_per_cpu_s']:.3g}" if column in task else "-"
+            for column in COLUMNS
+        ]
+        for name, task in figures["tasks"].items()
+    }
+    _print_table("agent steps per second of CPU time", COLUMNS, rates)
     differences = {
         name.removeprefix("dcs/"): [
             f"{value['mean']:.2f} ({value['worst_picture']:.2f})"
