@@ -310,7 +310,7 @@ def _print(result: dict[str, Any]) -> None:
         _print_table(f"{title} (action repeat)", COLUMNS, rows)
     rates = {
         name.removeprefix("dcs/"): [
-            f"{task[column]['agent_steps_per_cpu_s']:.3g}" if column in task else "-"
+            f"{float(f'{rate:.3g}'):,g}" if (rate := _rate(task, column)) else "-"
             for column in COLUMNS
         ]
         for name, task in figures["tasks"].items()
@@ -331,6 +331,10 @@ def _print(result: dict[str, Any]) -> None:
     )
     for name, value in result["ratios"].items():
         print(f"{name}: {'null (its task is not in --tasks)' if value is None else value}")
+
+
+def _rate(task: dict[str, Any], column: str) -> float | None:
+    return task[column]["agent_steps_per_cpu_s"] if column in task else None
 
 
 def _print_table(title: str, columns: Sequence[str], rows: dict[str, list[str]]) -> None:
