@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rl_system.errors import UserError
 if TYPE_CHECKING:
     from actors.environments.videos.builder import Progress
     from actors.environments.videos.clips import Clip
+    from actors.environments.videos.earlier_build import Changes
 
 DEFAULT_SIZE = 400  # what environment.quality=paper draws
 URL_VARIABLE = "RL_SYSTEM_DAVIS_URL"
@@ -155,22 +157,26 @@ def _add_show(actions: Any) -> None:
 def _build(options: argparse.Namespace, command: list[str]) -> int:
     from actors.environments.videos.builder import build_videos, estimate_bytes
     from actors.environments.videos.clips import MAX_FILE_FRAMES
+    from actors.environments.videos.messages import counted
     from rl_system.interrupt import Interrupt
     from rl_system.machine import cpus
 
     line = _Line()
     start = time.monotonic()
 
-    def announce(splits: dict[str, tuple[Clip, ...]]) -> None:
+    def announce(splits: dict[str, tuple[Clip, ...]], changes: Changes) -> None:
         clips = [clip for names in splits.values() for clip in names]
         estimate = estimate_bytes(clips, options.size, options.max_frames)
         counts = ", ".join(f"{len(names)} {split}" for split, names in splits.items())
+        noun = "video" if len(clips) == 1 else "videos"
         print(
-            f"{options.source}: {counts} videos; about {estimate / 1e9:.2f} GB on disk, which is "
+            f"{options.source}: {counts} {noun}; about {estimate / 1e9:.2f} GB on disk, which is "
             "also the memory that all processes of a node share while every video is in use."
         )
         if options.max_frames is None and any(clip.max_frames for clip in clips):
             print(f"The first {MAX_FILE_FRAMES} frames of each video file are used (--max-frames).")
+        if changes:
+            print(f"{options.output} will not be as before: {changes}.")
 
     def report(progress: Progress) -> None:
         made = progress.done - progress.kept
@@ -197,22 +203,27 @@ def _build(options: argparse.Namespace, command: list[str]) -> int:
         print(f"left out: {message}", file=sys.stderr)
     progress = result.progress
     print(
-        f"{progress.done} videos ({progress.kept} kept), {progress.bytes / 1e9:.2f} GB, sizes "
-        f"{', '.join(map(str, result.manifest.sizes))}, in {time.monotonic() - start:.0f} s. Use "
-        f"them with environment.videos={Path(options.output).expanduser().resolve()}"
+        f"{counted(progress.done, 'video')} ({progress.kept} kept), {progress.bytes / 1e9:.2f} GB, "
+        f"sizes {', '.join(map(str, result.manifest.sizes))}, in {time.monotonic() - start:.0f} s"
+        f"{f'; {result.changes}' if result.changes else ''}. Use them with environment.videos="
+        f"{Path(options.output).expanduser().resolve()}"
     )
     return 0
 
 
 def _check(options: argparse.Namespace, command: list[str]) -> int:
     from actors.environments.videos.built import check_built
+    from actors.environments.videos.messages import counted
 
     files = total = 0
     with _Line() as line:
         for path, size in check_built(Path(options.folder).expanduser()):
             files, total = files + 1, total + size
-            line.show(f"{files} files  {total / 1e9:.2f} GB  {path.name}")
-    print(f"{options.folder}: {files} files, {total / 1e9:.2f} GB, all as its manifest says.")
+            line.show(f"{counted(files, 'file')}  {total / 1e9:.2f} GB  {path.name}")
+    print(
+        f"{options.folder}: {counted(files, 'file')}, {total / 1e9:.2f} GB, all as its manifest "
+        "says."
+    )
     return 0
 
 
@@ -224,9 +235,13 @@ def _fetch(options: argparse.Namespace, command: list[str]) -> int:
 
     directory = options.directory or cache_folder().parent / "data"
     expected = options.sha256 or davis.ARCHIVE_SHA256
+    url = options.url or davis.URL
     line = _Line()
 
     def report(stage: str, done: int, total: int | None) -> None:
+        if stage == "connect":
+            line.show(f"connecting to {urllib.parse.urlsplit(url).netloc} ...")
+            return
         share = f"/{total / 1e6:.0f}" if total else ""
         line.show(f"{stage}  {done / 1e6:.0f}{share} MB", last=done == total)
 
@@ -234,7 +249,7 @@ def _fetch(options: argparse.Namespace, command: list[str]) -> int:
         with Interrupt(), line:
             fetched = fetch_davis(
                 Path(directory).expanduser(),
-                url=options.url or davis.URL,
+                url=url,
                 sha256=None if expected == "any" else expected,
                 keep_archive=options.keep_archive,
                 timeout_s=options.timeout,
@@ -255,8 +270,10 @@ def _show(options: argparse.Namespace, command: list[str]) -> int:
     import numpy as np
 
     from actors.environments.videos import open_videos
+    from actors.environments.videos.messages import counted
     from rl_system.contact_sheet import Row, write_contact_sheet
 
+    _check_output(Path(options.output))
     source = open_videos(
         options.source,
         options.split,
@@ -271,7 +288,7 @@ def _show(options: argparse.Namespace, command: list[str]) -> int:
         for index in range(shown):
             frames = source.frames(index)
             picked = np.linspace(0, len(frames) - 1, options.frames).round().astype(int)
-            caption = f"{source.names[index]}  ({len(frames)} frames)"
+            caption = f"{source.names[index]}  ({counted(len(frames), 'frame')})"
             rows.append(Row(caption, [frames[place] for place in picked]))
             line.show(f"{index + 1}/{shown} videos  {source.names[index]}")
     try:
@@ -280,8 +297,21 @@ def _show(options: argparse.Namespace, command: list[str]) -> int:
         raise VideosError(
             f"{options.output} cannot be written ({error}): give another --output."
         ) from error
-    print(f"Contact sheet of {shown} of {len(source.names)} {options.split} videos: {path}")
+    every = counted(len(source.names), f"{options.split} video")
+    print(f"Contact sheet of {shown} of {every}: {path}")
     return 0
+
+
+def _check_output(output: Path) -> None:
+    """Checks where a contact sheet goes before videos are decoded for it."""
+    if output.suffix.lower() != ".png":
+        raise VideosError(f"{output} does not end in .png, as contact sheets do: change --output.")
+    # One folder may be missing and is made; more are a path that was mistyped.
+    if not output.parent.exists() and not output.parent.parent.exists():
+        raise VideosError(
+            f"{output} lies in {output.parent.parent}, which does not exist: make that folder or "
+            "give another --output."
+        )
 
 
 class _Line:

@@ -75,6 +75,30 @@ def test_build_takes_a_split_file_and_a_limit(source: Path, tmp_path: Path) -> N
     assert built.names == ("mole",) and len(built.frames(0)) == 2
 
 
+def test_build_tells_what_other_options_change_of_an_earlier_build(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "split.csv").write_text("mole,train\ncrow,held_out\n")
+    arguments = ["videos", "build", str(source), str(tmp_path / "out"), "--size", "24"]
+    assert main([*arguments, "--jobs", "1"]) == 0
+    assert "split changed" not in capsys.readouterr().out
+    assert main([*arguments, "--jobs", "1", "--split-file", str(tmp_path / "split.csv")]) == 0
+    announced, summary = capsys.readouterr().out.splitlines()[-2:]
+    assert "will not be as before: split changed for 2 videos; 1 video removed" in announced
+    assert " s; split changed for 2 videos; 1 video removed (options differ from the" in summary
+    assert "environment.videos=" in summary
+
+
+def test_one_video_is_counted_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path / "source" / "ant", 1)
+    out = str(tmp_path / "out")
+    main(["videos", "build", str(tmp_path / "source"), out, "--size", "24", "--jobs", "1"])
+    printed = capsys.readouterr().out
+    assert "1 train, 0 held_out video;" in printed and "\n1 video (0 kept)" in printed
+    assert main(["videos", "check", out]) == 0
+    assert "1 file, " in capsys.readouterr().out
+
+
 def test_build_tells_which_videos_were_left_out(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +185,8 @@ def test_show_draws_every_video_with_some_of_its_frames(
         (["check", "nowhere"], "holds no built frames"),
         (["show", "{source}", "--split-file", "none.csv"], "none.csv cannot be read"),
         (["show", "{source}", "--output", "{source}/crow/00000.jpg/a.png"], "another --output"),
+        (["show", "{source}", "--output", "{source}/q.txt"], "q.txt does not end in .png"),
+        (["show", "{source}", "--output", "{source}/no/way/q.png"], "no, which does not exist"),
     ],
 )
 def test_a_mistake_is_one_message_that_says_what_to_do(
@@ -240,6 +266,16 @@ def test_fetch_brings_davis_from_another_address_and_prints_its_hash(
         assert main([*command, "--sha256", sha256]) == 0
         assert "is there already, with all 90 videos" in capsys.readouterr().out
     assert len(open_videos(str(tmp_path / "data" / "DAVIS"), "train", None, 16).names) == 60
+
+
+def test_fetch_says_at_once_which_server_it_asks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(b"") as server:
+        server.statuses = [404]
+        main(["videos", "fetch", "davis", str(tmp_path), "--url", server.url])
+        host = server.url.split("/")[2]
+        assert capsys.readouterr().err.startswith(f"connecting to {host} ...\n")
 
 
 def test_fetch_takes_its_address_from_the_environment(

@@ -20,6 +20,7 @@ from actors.environments.videos import davis
 from actors.environments.videos.clips import is_picture
 from actors.environments.videos.downloads import DownloadError, download
 from actors.environments.videos.file_lock import LockTimeout, file_lock
+from actors.environments.videos.messages import reason, way_out
 
 ROOT = "DAVIS"
 RECORD = "fetched.json"  # in the unpacked folder: where it came from, with its hash
@@ -60,7 +61,8 @@ def fetch_davis(
         keep_archive: leave the archive beside the folder.
         timeout_s: how long the server may be silent.
         retry_wait_s: pause before another attempt.
-        report: called with "download" or "unpack", the bytes done, and all of them if known.
+        report: called with "connect" before the server is asked, then with "download" or "unpack",
+            the bytes done, and all of them if known.
 
     Raises:
         DownloadError: see `download`.
@@ -69,6 +71,11 @@ def fetch_davis(
     """
     target = folder / ROOT
     try:
+        for place in (folder, target):
+            if place.is_file():
+                raise ArchiveError(
+                    f"{place} is a file, and a folder goes there: give another folder."
+                )
         folder.mkdir(parents=True, exist_ok=True)
         with file_lock(folder / ".fetch.lock", _LOCK_TIMEOUT_S, "fetching DAVIS"):
             if target.exists():
@@ -82,6 +89,7 @@ def fetch_davis(
                 size=davis.ARCHIVE_BYTES if published else None,
                 timeout_s=timeout_s,
                 retry_wait_s=retry_wait_s,
+                connecting=lambda: report("connect", 0, None),
                 report=lambda done, total: report("download", done, total),
             )
             _remove_leftovers(folder)
@@ -101,8 +109,8 @@ def fetch_davis(
         raise ArchiveError(str(error)) from error
     except OSError as error:
         raise ArchiveError(
-            f"DAVIS cannot be unpacked in {folder} ({error}): make room or give another folder, "
-            "and run the same command again."
+            f"DAVIS cannot be put into {folder} ({reason(error)}): {way_out(error)}, and run the "
+            "same command again."
         ) from error
 
 

@@ -28,6 +28,14 @@ from actors.environments.videos.clips import (
     read_pictures,
     to_square,
 )
+from actors.environments.videos.earlier_build import (
+    LOCK,
+    Changes,
+    EarlierBuild,
+    check_place,
+    frame_limit,
+    read_earlier_build,
+)
 from actors.environments.videos.file_lock import LockTimeout, file_lock
 from actors.environments.videos.folders import expand_path
 from actors.environments.videos.frame_files import PART_SUFFIX, FrameFile, FrameWriter, hash_file
@@ -35,13 +43,12 @@ from actors.environments.videos.manifest import (
     MANIFEST,
     UNFINISHED,
     BuiltVideo,
-    DamagedManifest,
     Manifest,
     frames_path,
 )
+from actors.environments.videos.messages import reason, way_out
 from actors.environments.videos.splits import SPLITS, find_source
 
-_LOCK = ".lock"
 _SAVE_SHARE = 0.05  # of the time at most goes into writing down what is finished
 _SAMPLE = 40  # videos that are looked at to estimate the size of all
 _LOCK_TIMEOUT_S = 600.0
@@ -69,6 +76,7 @@ class BuildResult:
     manifest: Manifest
     progress: Progress
     skipped: tuple[str, ...]  # messages about videos that could not be read
+    changes: Changes  # of the videos that the folder had before
 
 
 def estimate_bytes(clips: Iterable[Clip], sizes: Iterable[int], max_frames: int | None) -> int:
@@ -77,7 +85,7 @@ def estimate_bytes(clips: Iterable[Clip], sizes: Iterable[int], max_frames: int 
     counts = []
     for clip in every[:: max(1, len(every) // _SAMPLE)]:
         try:
-            counts.append(_limited(clip.num_pictures(), _limit(clip, max_frames)))
+            counts.append(_limited(clip.num_pictures(), frame_limit(clip, max_frames)))
         except (VideoFolderError, OSError):
             continue  # told when it is decoded
     per_frame = sum(3 * size * size for size in sizes)
@@ -93,7 +101,7 @@ def build_videos(
     max_frames: int | None = None,
     jobs: int = 1,
     skip_unreadable: bool = False,
-    announce: Callable[[dict[str, tuple[Clip, ...]]], None] = lambda splits: None,
+    announce: Callable[[dict[str, tuple[Clip, ...]], Changes], None] = lambda splits, changes: None,
     report: Callable[[Progress], None] = lambda progress: None,
     lock_timeout_s: float = _LOCK_TIMEOUT_S,
 ) -> BuildResult:
@@ -108,7 +116,8 @@ def build_videos(
         max_frames: the first so many of each video; None: 300 of video files, all of others.
         jobs: processes that decode.
         skip_unreadable: leave out videos that cannot be read, instead of stopping at the first.
-        announce: called once with the clips of each split, before anything is made.
+        announce: called once with the clips of each split and what changes of an earlier build,
+            when all has been checked and before anything is made.
         report: called after each video.
         lock_timeout_s: how long to wait for another build of the same folder.
 
@@ -129,28 +138,30 @@ def build_videos(
         split_file = str(expand_path(split_file, "--split-file").resolve())
     folder = folder.expanduser().resolve()
     splits = find_source(source, split_file)
-    _check_place(source, folder)
-    announce(splits)
+    target = Manifest(source, split_file, max_frames, wanted, ())
+    videos = {clip.name: (split, clip) for split in SPLITS for clip in splits[split]}
+    try:
+        check_place(source, folder)
+        changes = read_earlier_build(source, folder).changes(target, videos)
+    except OSError as error:
+        raise VideoFolderError(
+            f"{folder} cannot be read ({reason(error)}): {way_out(error)}."
+        ) from error
+    announce(splits, changes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder / _LOCK, lock_timeout_s, f"building {folder}"):
-            before = _read_before(source, folder)
-            if before is not None:
-                wanted = tuple(sorted({*wanted, *before.sizes}))
-            target = Manifest(
-                source,
-                split_file,
-                max_frames,
-                wanted,
-                (),
-            )
-            return _Build(folder, target, splits, skip_unreadable, report).run(before, jobs)
+        with file_lock(folder / LOCK, lock_timeout_s, f"building {folder}"):
+            # Again: another process may have built here while this one waited.
+            earlier = read_earlier_build(source, folder)
+            if earlier.latest is not None:
+                target = replace(target, sizes=tuple(sorted({*wanted, *earlier.latest.sizes})))
+            return _Build(folder, target, splits, skip_unreadable, report).run(earlier, jobs)
     except LockTimeout as error:
         raise VideoFolderError(str(error)) from error
     except OSError as error:
         raise VideoFolderError(
-            f"Frames cannot be written to {folder} ({error}). What is finished is kept: make room "
-            "or give another folder, and run the same command again."
+            f"Frames cannot be written to {folder} ({reason(error)}). What is finished is kept: "
+            f"{way_out(error)}, and run the same command again."
         ) from error
 
 
@@ -176,8 +187,9 @@ class _Build:
         # Nothing is saved before everything kept is known: it would be forgotten.
         self._saved_at, self._save_took_s = float("inf"), 0.0
 
-    def run(self, before: Manifest | None, jobs: int) -> BuildResult:
+    def run(self, earlier: EarlierBuild, jobs: int) -> BuildResult:
         _remove_parts(self._folder)
+        before = earlier.latest
         old = {video.name: video for video in before.videos} if before else {}
         todo: list[tuple[str, Clip, tuple[int, ...]]] = []
         for split, clip in self._clips:
@@ -208,7 +220,9 @@ class _Build:
         (self._folder / UNFINISHED).unlink(missing_ok=True)
         _remove_others(self._folder, manifest)
         last = manifest.videos[-1].name
-        return BuildResult(manifest, self._progress(last), tuple(self._skipped.values()))
+        videos = {video.name: (video.split, video.clip) for video in manifest.videos}
+        changes = earlier.changes(manifest, videos)
+        return BuildResult(manifest, self._progress(last), tuple(self._skipped.values()), changes)
 
     def _keep(
         self, old: BuiltVideo | None, split: str, clip: Clip, before: Manifest | None
@@ -218,7 +232,7 @@ class _Build:
         fresh = BuiltVideo(clip.name, split, stamp, "", clip, {})
         if old is None or before is None:
             return fresh
-        limits = _limit(clip, before.max_frames), _limit(clip, self._target.max_frames)
+        limits = frame_limit(clip, before.max_frames), frame_limit(clip, self._target.max_frames)
         if limits[0] != limits[1]:
             return fresh
         if stamp != old.stamp and _identify(clip.digest, clip) != old.digest:
@@ -334,7 +348,7 @@ def _make_video(
             size: stack.enter_context(FrameWriter(frames_path(folder, clip.name, size), size))
             for size in sizes
         }
-        for picture in read_pictures(clip, _limit(clip, max_frames)):
+        for picture in read_pictures(clip, frame_limit(clip, max_frames)):
             for size, writer in writers.items():
                 writer.add(to_square(picture, size))
         for size, writer in writers.items():
@@ -356,44 +370,8 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _limit(clip: Clip, max_frames: int | None) -> int | None:
-    return clip.max_frames if max_frames is None else max_frames
-
-
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
-
-
-def _check_place(source: str, folder: Path) -> None:
-    if source == "procedural":
-        return
-    place = Path(source)
-    if folder == place or place in folder.parents or folder in place.parents:
-        raise VideoFolderError(
-            f"{folder} and the source {place} lie in each other: give a folder outside the source."
-        )
-
-
-def _read_before(source: str, folder: Path) -> Manifest | None:
-    """Returns what is in the folder already; None for an empty one."""
-    damaged = False
-    before: Manifest | None = None
-    for name in (UNFINISHED, MANIFEST):
-        try:
-            before = before or Manifest.read(folder / name)
-        except DamagedManifest:
-            damaged = True  # nothing is known about the files beside it: all are made anew
-    if before is None:
-        if not damaged and any(entry.name != _LOCK for entry in folder.iterdir()):
-            raise VideoFolderError(
-                f"{folder} holds other things: give a new or an empty folder to build in."
-            )
-        return None
-    if before.source != source:
-        raise VideoFolderError(
-            f"{folder} was built from {before.source}, not from {source}: give another folder."
-        )
-    return before
 
 
 def _check_disk(

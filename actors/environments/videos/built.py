@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.environments.videos.clips import VideoFolderError, shrink
-from actors.environments.videos.folders import expand_path
+from actors.environments.videos.folders import expand_path, one_video_hint
 from actors.environments.videos.frame_cache import cache_folder, cached_frames
 from actors.environments.videos.frame_files import (
     FrameFileError,
@@ -69,23 +69,24 @@ class BuiltVideos:
         layout = {video.name: video.split for video in manifest.videos}
         if split_file is not None:
             path = expand_path(split_file, "environment.videos_split")
-            splits = read_split_file(path, layout)
+            splits = read_split_file(path, layout, str(folder))
         else:
             splits = group_by_split(layout)
             if manifest.split_file is None and not incomplete:
-                check_published(layout, num_videos, str(folder), split)
-        self.names = first_videos(splits[split], num_videos, str(folder), split)
+                again = manifest.command(folder)
+                check_published(layout, num_videos, str(folder), split, again)
+        hint = one_video_hint([v.clip for v in manifest.videos], Path(manifest.source))
+        self.names = first_videos(splits[split], num_videos, str(folder), split, hint)
         self._folder = folder
         self._manifest = manifest
         self._size = size
         self._opened: dict[int, np.ndarray] = {}
         enough = [stored for stored in manifest.sizes if stored >= size]
         if not enough:
-            sizes = ",".join(map(str, (*manifest.sizes, size)))
             raise VideoFolderError(
                 f"{folder} holds frames of {', '.join(map(str, manifest.sizes))} "
-                f"pixels, and {size} are needed: add them with `rl-system videos build "
-                f"{manifest.source} {folder} --size {sizes}`."
+                f"pixels, and {size} are needed: add them with "
+                f"`{manifest.command(folder, (size,))}`."
             )
         self._stored = enough[0]
         by_name = {video.name: video for video in manifest.videos}

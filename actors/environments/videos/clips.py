@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from actors.environments.videos import procedural
+from actors.environments.videos.messages import reason
 
 # Pixels; pictures become squares of this size first, as in the published package.
 PUBLISHED_SIZE = 800
@@ -342,7 +343,7 @@ def open_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise VideoFolderError(
-            f"{path} cannot be read as an array of videos: {error}. Save it again with "
+            f"{path} cannot be read as an array of videos: {reason(error)}. Save it again with "
             "numpy.save, as uint8 (a pickle must be loaded and saved so first)."
         ) from error
     if array.dtype == np.uint8 and array.ndim in (4, 5) and array.size:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.environments.videos.frame_files import PART_SUFFIX, hash_file
+from actors.environments.videos.messages import reason, way_out
 
 _CHUNK_BYTES = 1 << 20
 _AGENT = "rl-system (background videos)"
@@ -48,6 +49,7 @@ def download(
     timeout_s: float = 30.0,
     attempts: int = 5,
     retry_wait_s: float = 3.0,
+    connecting: Callable[[], None] = lambda: None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Download:
     """Fetches `url` to `path`; `path` exists only when all of it is there and right.
@@ -63,6 +65,7 @@ def download(
         timeout_s: how long the server may be silent.
         attempts: how often in a row it may fail without sending anything.
         retry_wait_s: pause between attempts.
+        connecting: called once before the server is first asked.
         report: called with the bytes that are there and the bytes of the whole, if known.
 
     Raises:
@@ -79,6 +82,7 @@ def download(
             return _verified(path, path, url, sha256, size)
         path.parent.mkdir(parents=True, exist_ok=True)
         failures = 0
+        connecting()
         while True:
             before = _size(part)
             try:
@@ -88,15 +92,15 @@ def download(
                 failures = 0 if _size(part) > before else failures + 1
                 if failures >= attempts:
                     raise DownloadError(
-                        f"{url} cannot be fetched: {error}. {_size(part)} bytes are kept in "
-                        f"{part}; run the same command again to go on, or name a mirror with --url."
+                        f"{url} cannot be fetched: {reason(error)}. {_kept(part)} or name a mirror "
+                        "with --url."
                     ) from error
             threading.Event().wait(retry_wait_s)
         return _verified(part, path, url, sha256, size)
     except OSError as error:
         raise DownloadError(
-            f"{path} cannot be written ({error}): make room or give another folder, and run the "
-            "same command again."
+            f"{path} cannot be written ({reason(error)}): {way_out(error)}, and run the same "
+            "command again."
         ) from error
 
 
@@ -265,6 +269,13 @@ def _content_range(
     places, _, total = span.partition("/")
     start = places.partition("-")[0]
     return int(start) if start.isdigit() else None, int(total) if total.isdigit() else None
+
+
+def _kept(part: Path) -> str:
+    """Returns the beginning of a sentence: what has arrived, and how to go on."""
+    if not _size(part):
+        return "Check the connection and run the same command again,"
+    return f"{_size(part)} bytes are kept in {part}; run the same command again to go on,"
 
 
 def _size(path: Path) -> int:

@@ -20,13 +20,14 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.environments.videos.clips import (
     FILE_SUFFIXES,
     ArrayClip,
+    Clip,
     PictureFolder,
     VideoFile,
     VideoFolderError,
@@ -112,6 +113,20 @@ def find_clips(source: Path) -> list[FolderClip]:
         return clips
     # One such name alone is a class ("test") or a part of the data, and says nothing.
     return [replace(clip, split=None) for clip in clips]
+
+
+def one_video_hint(clips: Sequence[Clip], source: Path) -> str:
+    """Returns a sentence for messages about too few videos, "" where it says nothing new.
+
+    It tells that all of `clips` is one video, whose pictures lie in `source` itself.
+    """
+    if len(clips) != 1 or not isinstance(clips[0], PictureFolder) or clips[0].folder != source:
+        return ""
+    above = Path(os.path.abspath(source)).parent
+    return (
+        f" {source} was read as one video, because pictures lie in it; the folder above it, "
+        f"{above}, is probably meant."
+    )
 
 
 @dataclass(frozen=True)

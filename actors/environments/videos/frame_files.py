@@ -17,6 +17,8 @@ from types import TracebackType
 
 import numpy as np
 
+from actors.environments.videos.messages import reason
+
 PART_SUFFIX = ".part"  # of a file that is still being written
 
 
@@ -109,7 +111,7 @@ def map_frames(path: Path) -> np.ndarray:
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise FrameFileError(f"{path} cannot be mapped as frames: {error}.") from error
+        raise FrameFileError(f"{path} cannot be mapped as frames: {reason(error)}.") from error
     if not isinstance(mapped, np.ndarray) or mapped.dtype != np.uint8 or mapped.ndim != 4:
         raise FrameFileError(f"{path} holds no frames: expected uint8 (frames, size, size, 3).")
     # The plain array view of the map: indexing a memmap object costs microseconds each time.

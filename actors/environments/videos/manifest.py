@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,7 @@ from actors.environments.videos.clips import (
     describe_clip,
 )
 from actors.environments.videos.frame_files import FrameFile, FrameFileError, map_frames
+from actors.environments.videos.messages import reason
 
 MANIFEST = "manifest.json"
 UNFINISHED = "building.json"
@@ -57,13 +59,17 @@ class Manifest:
     videos: tuple[BuiltVideo, ...]  # in the order of their splits
     skipped: tuple[str, ...] = ()  # names of videos that could not be read
 
-    def command(self, folder: Path) -> str:
-        """Returns the command that builds this again."""
-        words = ["rl-system", "videos", "build", self.source, str(folder)]
-        words += ["--size", ",".join(map(str, self.sizes))]
-        words += ["--split-file", self.split_file] if self.split_file else []
-        words += ["--max-frames", str(self.max_frames)] if self.max_frames else []
-        return shlex.join(words)
+    def command(self, folder: Path, more_sizes: tuple[int, ...] = ()) -> str:
+        """Returns the command that builds this again, with its recorded options.
+
+        Args:
+            folder: where it is.
+            more_sizes: sizes to add.
+        """
+        sizes = (*self.sizes, *more_sizes)
+        return _command(
+            self.source, folder, sizes, self.split_file, self.max_frames, bool(self.skipped)
+        )
 
     def write(self, path: Path) -> None:
         """Writes it beside and renames.
@@ -117,19 +123,19 @@ class Manifest:
             return None
         except (OSError, ValueError) as error:
             if _MARK in text or _holds_frames(path.parent):
-                raise _damaged_manifest(path, None, f"cannot be read ({error})") from error
+                raise _damaged_manifest(path, {}, f"cannot be read ({reason(error)})") from error
             return None
         mark = value.get("format") if isinstance(value, dict) else None
         if not isinstance(mark, str) or not mark.startswith(_MARK):
             return None
         if mark != FORMAT:
             state = f"has the format {mark!r}, and this version reads {FORMAT!r}"
-            raise _damaged_manifest(path, value.get("source"), state)
+            raise _damaged_manifest(path, value, state)
         try:
             return cls._parse(value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             state = f"is damaged ({type(error).__name__}: {error})"
-            raise _damaged_manifest(path, value.get("source"), state) from error
+            raise _damaged_manifest(path, value, state) from error
 
     @classmethod
     def _parse(cls, value: dict[str, Any]) -> Manifest:
@@ -174,7 +180,7 @@ def open_manifest(folder: Path) -> Manifest | None:
     elif not manifest.sizes or any(set(manifest.sizes) - set(v.files) for v in manifest.videos):
         raise VideoFolderError(
             f"{folder / MANIFEST} is damaged (videos without frames): build the folder again with "
-            f"`rl-system videos build {manifest.source} {folder}`."
+            f"`{manifest.command(folder)}`."
         )
     return manifest
 
@@ -197,12 +203,39 @@ def frames_path(folder: Path, name: str, size: int) -> Path:
     return folder / str(size) / "/".join((*inside, f"{last}.npy"))
 
 
-def _damaged_manifest(path: Path, source: object, state: str) -> DamagedManifest:
-    words = ["rl-system", "videos", "build", str(path.parent)]
-    words.insert(3, source if isinstance(source, str) else "SOURCE")
+def _command(
+    source: str,
+    folder: Path,
+    sizes: Iterable[int],
+    split_file: str | None,
+    max_frames: int | None,
+    skip_unreadable: bool,
+) -> str:
+    """Returns a command of `rl-system videos build`, quoted for a shell."""
+    words = ["rl-system", "videos", "build", source, str(folder)]
+    listed = ",".join(map(str, sorted(set(sizes))))
+    words += ["--size", listed] if listed else []
+    words += ["--split-file", split_file] if split_file else []
+    words += ["--max-frames", str(max_frames)] if max_frames else []
+    words += ["--skip-unreadable"] if skip_unreadable else []
+    return shlex.join(words)
+
+
+def _damaged_manifest(path: Path, value: Mapping[str, Any], state: str) -> DamagedManifest:
+    """Returns the error, with those recorded options that can still be read from `value`."""
+    source, sizes = value.get("source"), value.get("sizes")
+    split_file, max_frames = value.get("split_file"), value.get("max_frames")
+    command = _command(
+        source if isinstance(source, str) else "SOURCE",
+        path.parent,
+        [size for size in sizes if isinstance(size, int)] if isinstance(sizes, list) else (),
+        split_file if isinstance(split_file, str) else None,
+        max_frames if isinstance(max_frames, int) else None,
+        bool(value.get("skipped")),
+    )
+    lost = "" if value else ", and the options that it was built with"
     return DamagedManifest(
-        f"{path} {state}. Make it anew, in the same folder or another one, with "
-        f"`{shlex.join(words)}`."
+        f"{path} {state}. Make it anew, in the same folder or another one, with `{command}`{lost}."
     )
 
 

@@ -9,6 +9,7 @@ lie in the automatic cache (`frame_cache`), or in a folder that `rl-system video
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from actors.environments.videos.clips import (
     VideoFolderError,
     square_frames,
 )
-from actors.environments.videos.folders import expand_path
+from actors.environments.videos.folders import expand_path, one_video_hint
 from actors.environments.videos.frame_cache import cached_frames
 from actors.environments.videos.manifest import open_manifest
 from actors.environments.videos.splits import (
@@ -86,7 +87,10 @@ def open_videos(
         every = {clip.name for clips in found.values() for clip in clips}
         check_published(every, num_videos, where, split)
     clips = found[split]
-    names = first_videos(tuple(clip.name for clip in clips), num_videos, where, split)
+    names = tuple(clip.name for clip in clips)
+    every_clip = [clip for each in found.values() for clip in each]
+    hint = one_video_hint(every_clip, Path(videos).expanduser())
+    names = first_videos(names, num_videos, where, split, hint)
     return ClipVideos(clips[: len(names)], size)
 
 

@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from actors.environments.videos import davis, procedural
 from actors.environments.videos.clips import Clip, ProceduralClip, VideoFolderError
 from actors.environments.videos.folders import expand_path, find_clips
+from actors.environments.videos.messages import counted
 
 SPLITS = ("train", "held_out")
+_DIGITS = re.compile(r"\d+")
 _PUBLISHED = {"train": davis.TRAIN_VIDEOS, "held_out": davis.HELD_OUT_VIDEOS}
-_NAMED = 3  # missing videos that a message names
+_SAID = {"train": "to train on", "held_out": "held out"}
+_NAMED = 3  # videos that a message names
+_ALIKE = 0.8  # names that are less so are no slips of the pen
 
 
 def find_source(source: str, split_file: str | None) -> dict[str, tuple[Clip, ...]]:
@@ -37,24 +43,26 @@ def find_source(source: str, split_file: str | None) -> dict[str, tuple[Clip, ..
     else:
         clips = [*find_clips(expand_path(source, "environment.videos"))]
     by_name = {clip.name: clip for clip in clips}
-    splits = split_videos({clip.name: clip.split for clip in clips}, split_file)
+    where = "the set of procedural videos" if source == "procedural" else source
+    splits = split_videos({clip.name: clip.split for clip in clips}, split_file, where)
     return {split: tuple(by_name[name] for name in names) for split, names in splits.items()}
 
 
 def split_videos(
-    layout: Mapping[str, str | None], split_file: str | None
+    layout: Mapping[str, str | None], split_file: str | None, where: str
 ) -> dict[str, tuple[str, ...]]:
     """Returns the names of each split, in the order from which the first n are taken.
 
     Args:
         layout: every video's name, and the split that its source gives it or None.
         split_file: see `read_split_file`; its videos alone are used. None: no such file.
+        where: the folder, for messages.
 
     Raises:
         VideoFolderError: the split file cannot be used.
     """
     if split_file is not None:
-        return read_split_file(expand_path(split_file, "environment.videos_split"), layout)
+        return read_split_file(expand_path(split_file, "environment.videos_split"), layout, where)
     if is_davis(layout):
         return {
             split: tuple(name for name in names if name in layout)
@@ -73,7 +81,9 @@ def is_davis(names: Iterable[str]) -> bool:
     return 2 * sum(found) > len(found)
 
 
-def check_published(names: Collection[str], count: int | None, where: str, split: str) -> None:
+def check_published(
+    names: Collection[str], count: int | None, where: str, split: str, rebuild: str | None = None
+) -> None:
     """Checks that DAVIS has the first `count` videos of a published list, all for None.
 
     Args:
@@ -82,6 +92,7 @@ def check_published(names: Collection[str], count: int | None, where: str, split
         count: how many are asked for.
         where: the folder, for the message.
         split: whose list.
+        rebuild: the command that builds the folder again, None for one that is not built.
 
     Raises:
         VideoFolderError: some are missing; the message names the first of them.
@@ -99,17 +110,24 @@ def check_published(names: Collection[str], count: int | None, where: str, split
     fewer = f"set environment.num_videos to at most {leading}, " if leading else ""
     raise VideoFolderError(
         f"{where} has the names of DAVIS 2017, but {len(missing)} of {asked} {split} videos are "
-        f"missing or without pictures: {named}. Fetch DAVIS again (`rl-system videos fetch davis`, "
-        f"then `videos build` for built frames), {fewer}or name the videos to use in a split file "
-        "(environment.videos_split)."
+        f"missing or without pictures: {named}. Fetch DAVIS again (`rl-system videos fetch davis`"
+        f"{f', then `{rebuild}`' if rebuild else ''}), {fewer}or name the videos to use in a split "
+        "file (environment.videos_split)."
     )
 
 
-def read_split_file(path: Path, layout: Mapping[str, str | None]) -> dict[str, tuple[str, ...]]:
+def read_split_file(
+    path: Path, layout: Mapping[str, str | None], where: str
+) -> dict[str, tuple[str, ...]]:
     """Reads a text file with a line `name,train` or `name,held_out` for every video to use.
 
     Empty lines, lines that begin with # and a first line `name,split` are left out. Videos without
     a line are not used. "The first n videos" are the first in the file.
+
+    Args:
+        path: the file.
+        layout: the names of all videos there are.
+        where: the folder that they lie in, for messages.
 
     Raises:
         VideoFolderError: the file cannot be read, a line has another form, or names a video that
@@ -139,10 +157,8 @@ def read_split_file(path: Path, layout: Mapping[str, str | None]) -> dict[str, t
                 f"{found[name]}. A video is in one split, once."
             )
         if name not in layout:
-            near = difflib.get_close_matches(name, list(layout), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise VideoFolderError(
-                f"{path}, line {number}: there is no video {name} in environment.videos{hint}"
+                f"{path}, line {number}: {where} has no video {name}; {_known(name, layout)}."
             )
         found[name], first_at[name] = split, number
     if not found:
@@ -151,9 +167,16 @@ def read_split_file(path: Path, layout: Mapping[str, str | None]) -> dict[str, t
 
 
 def first_videos(
-    names: tuple[str, ...], count: int | None, where: str, split: str
+    names: tuple[str, ...], count: int | None, where: str, split: str, hint: str = ""
 ) -> tuple[str, ...]:
     """Returns the first `count` names, all for None.
+
+    Args:
+        names: the videos of the split.
+        count: how many are asked for.
+        where: the folder, for messages.
+        split: its name, for messages.
+        hint: a further sentence for messages, with a space before it.
 
     Raises:
         VideoFolderError: there are fewer, or none at all.
@@ -161,12 +184,13 @@ def first_videos(
     if not names and count != 0:
         raise VideoFolderError(
             f"{where} has no {split} video: say which are with environment.videos_split, give "
-            "another folder, or procedural."
+            f"another folder, or procedural.{hint}"
         )
     if count is not None and count > len(names):
         raise VideoFolderError(
-            f"{where} has {len(names)} {split} videos and {count} are asked for: set "
-            f"environment.num_videos to at most {len(names)}, or give another folder."
+            f"{where} has {counted(len(names), f'{split} video')} and {count} are asked for: set "
+            f"environment.num_videos to at most {len(names)}, say which videos are {_SAID[split]} "
+            f"in a split file (environment.videos_split), or give another folder.{hint}"
         )
     return names if count is None else names[:count]
 
@@ -183,6 +207,18 @@ def check_split(split: str) -> None:
     """Raises VideoFolderError if `split` is no split's name."""
     if split not in SPLITS:
         raise VideoFolderError(f"The split of videos is {split!r}; choose train or held_out.")
+
+
+def _known(name: str, layout: Mapping[str, str | None]) -> str:
+    """Returns what to write instead of a name that does not exist: one like it, or examples."""
+    # Names that differ in their numbers are different videos, however alike they are.
+    same_numbers = [known for known in layout if _DIGITS.findall(known) == _DIGITS.findall(name)]
+    near = difflib.get_close_matches(name, same_numbers, n=1, cutoff=_ALIKE)
+    if near:
+        return f"perhaps {near[0]} is meant"
+    first = ", ".join(islice(layout, _NAMED))
+    more = len(layout) - _NAMED
+    return f"its videos are {first}" + (f" and {more} more" if more > 0 else "")
 
 
 def _by_hash(name: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import zipfile
@@ -53,7 +54,7 @@ def test_the_data_set_is_fetched_verified_unpacked_and_usable(
     assert fetched.folder == tmp_path / "DAVIS" and not fetched.already
     record = json.loads((tmp_path / "DAVIS" / RECORD).read_text())
     assert record["sha256"] == sha256(archive) and record["bytes"] == len(archive)
-    assert {"download", "unpack"} == set(stages)
+    assert stages[0] == "connect" and {"connect", "download", "unpack"} == set(stages)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [".fetch.lock", "DAVIS"]
     for split, count in (("train", 60), ("held_out", 30)):
@@ -117,8 +118,19 @@ def test_a_folder_in_the_way_is_left_alone(archive: bytes, tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ArchiveError, match=r"cannot be unpacked in .*give another folder"):
+    with pytest.raises(
+        ArchiveError, match=r"cannot be put into .*: give another folder, because a file"
+    ):
         fetch_davis(tmp_path / "file" / "data", url="http://127.0.0.1:9/", sha256=None)
+
+
+@pytest.mark.parametrize("place", [".", "DAVIS"])
+def test_a_file_where_the_folder_goes_is_told_to_be_one(tmp_path: Path, place: str) -> None:
+    file = tmp_path / "data" / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("no folder")
+    with pytest.raises(ArchiveError, match=rf"{re.escape(str(file))} is a file, .*another folder"):
+        fetch_davis(tmp_path / "data", url="http://127.0.0.1:9/", sha256=None)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from actors.environments.videos import builder, open_videos
 from actors.environments.videos.builder import Progress, build_videos, estimate_bytes
 from actors.environments.videos.clips import VideoFolderError
+from actors.environments.videos.earlier_build import Changes
 from actors.environments.videos.manifest import MANIFEST, UNFINISHED, frames_path, open_manifest
 from actors.environments.videos.splits import find_source
 from tests.actors.environments.videos.footage import write_file, write_pictures
@@ -39,6 +40,11 @@ def times(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*.npy")
     }
+
+
+def never(splits: dict, changes: Changes) -> None:
+    """For builds that are refused: they may not be announced."""
+    raise AssertionError("announced before it was checked")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -228,6 +234,66 @@ def test_the_split_file_of_a_build_is_its_split(source: Path, tmp_path: Path) ->
     assert sorted(times(tmp_path / "out")) == ["24/ant.npy", "24/crow.npy", "24/mole.npy"]
 
 
+def test_what_another_split_file_changes_is_told_before_and_after(
+    source: Path, tmp_path: Path
+) -> None:
+    split_file, out = tmp_path / "split.csv", tmp_path / "out"
+    split_file.write_text("mole,train\nant,train\ncrow,held_out\n")
+    build_videos(str(source), out, [24])
+    told: list[Changes] = []
+
+    def announce(splits: dict, changes: Changes) -> None:
+        assert "24/ibis.npy" in times(out)  # nothing has been removed yet
+        told.append(changes)
+
+    result = build_videos(str(source), out, [24], split_file=str(split_file), announce=announce)
+    assert told == [result.changes]
+    assert result.changes.resplit == ("crow", "mole")
+    assert result.changes.removed == ("beaver", "ibis")
+    assert str(result.changes) == (
+        "split changed for 2 videos; 2 videos removed "
+        f"(options differ from the recorded ones: --split-file {split_file} instead of none)"
+    )
+    split_file.write_text("mole,train\nant,train\n")
+    again = build_videos(str(source), out, [24], split_file=str(split_file))
+    assert str(again.changes) == "1 video removed"
+    assert not build_videos(str(source), out, [24], split_file=str(split_file)).changes
+    back = build_videos(str(source), out, [24])
+    assert str(back.changes) == (
+        "split changed for 1 video (options differ from the recorded ones: "
+        f"--split-file none instead of {split_file})"
+    )
+
+
+def test_another_number_of_frames_is_told(source: Path, tmp_path: Path) -> None:
+    build_videos(str(source), tmp_path / "out", [24])
+    result = build_videos(str(source), tmp_path / "out", [24], max_frames=2)
+    assert str(result.changes) == (
+        "5 videos made anew with another number of frames "
+        "(options differ from the recorded ones: --max-frames 2 instead of none)"
+    )
+
+
+def test_an_interrupted_build_is_compared_with_the_last_finished_one(
+    source: Path, tmp_path: Path
+) -> None:
+    split_file, out = tmp_path / "split.csv", tmp_path / "out"
+    split_file.write_text("mole,train\nant,train\n")
+    build_videos(str(source), out, [24])
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            build_videos(
+                str(source), out, [24], split_file=str(split_file), max_frames=1, report=stop
+            )
+    result = build_videos(str(source), out, [24], split_file=str(split_file), max_frames=1)
+    assert result.changes.resplit == ("mole",) and len(result.changes.removed) == 3
+    assert sorted(times(out)) == ["24/ant.npy", "24/mole.npy"]
+
+
 def test_names_with_folders_keep_them(tmp_path: Path) -> None:
     write_pictures(tmp_path / "source" / "train" / "a" / "clip", 2)
     write_pictures(tmp_path / "source" / "val" / "clip", 2)
@@ -248,7 +314,8 @@ def test_the_source_is_looked_through_once_and_told_before_anything_is_made(
     monkeypatch.setattr(builder, "find_source", find)
     told: list[dict[str, list[str]]] = []
 
-    def announce(splits: dict) -> None:
+    def announce(splits: dict, changes: Changes) -> None:
+        assert not changes
         assert not (tmp_path / "out").exists()
         told.append({split: [clip.name for clip in clips] for split, clips in splits.items()})
 
@@ -296,21 +363,27 @@ def test_sizes_outside_the_range_are_refused(
     source: Path, tmp_path: Path, sizes: list[int]
 ) -> None:
     with pytest.raises(VideoFolderError, match="must be 8 to 800 pixels"):
-        build_videos(str(source), tmp_path / "out", sizes)
+        build_videos(str(source), tmp_path / "out", sizes, announce=never)
 
 
 @pytest.mark.parametrize("place", [".", "ant", "new", ".."])
 def test_a_folder_inside_or_around_the_source_is_refused(source: Path, place: str) -> None:
     with pytest.raises(VideoFolderError, match="lie in each other"):
-        build_videos(str(source), source / place, [24])
+        build_videos(str(source), source / place, [24], announce=never)
+
+
+def test_a_folder_that_is_a_file_is_told_to_be_one(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("no folder")
+    with pytest.raises(VideoFolderError, match="out is a file: give a new or an empty folder"):
+        build_videos(str(source), tmp_path / "out", [24], announce=never)
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(VideoFolderError, match="holds other things"):
-        build_videos(str(source), tmp_path / "out", [24])
-    assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
+        build_videos(str(source), tmp_path / "out", [24], announce=never)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_a_build_of_another_source_is_left_alone(source: Path, tmp_path: Path) -> None:
@@ -318,7 +391,7 @@ def test_a_build_of_another_source_is_left_alone(source: Path, tmp_path: Path) -
     before = times(tmp_path / "out")
     write_pictures(tmp_path / "other" / "clip", 2)
     with pytest.raises(VideoFolderError, match=r"out was built from .*source, not from .*other"):
-        build_videos(str(tmp_path / "other"), tmp_path / "out", [24])
+        build_videos(str(tmp_path / "other"), tmp_path / "out", [24], announce=never)
     assert times(tmp_path / "out") == before
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from actors.environments.videos.built import check_built
 from actors.environments.videos.clips import VideoFolderError, shrink
 from actors.environments.videos.frame_cache import cache_folder
 from actors.environments.videos.manifest import FORMAT, MANIFEST, frames_path
+from rl_system.cli import build_parser
 from tests.actors.environments.videos.footage import write_pictures
 
 
@@ -95,6 +97,30 @@ def test_a_size_larger_than_stored_is_an_error_with_the_command(built: Path) -> 
         open_videos(str(built), "train", None, 400)
 
 
+def test_commands_in_messages_keep_the_options_of_the_build(built: Path, tmp_path: Path) -> None:
+    split_file = tmp_path / "my split.csv"
+    split_file.write_text("mole,train\nant,held_out\n")
+    (tmp_path / "source" / "ant" / "00000.jpg").write_bytes(b"")
+    build_videos(
+        str(tmp_path / "source"), built, [48], split_file=str(split_file), max_frames=2,
+        skip_unreadable=True,
+    )  # fmt: skip
+    options = f"--split-file '{split_file}' --max-frames 2 --skip-unreadable`"
+    with pytest.raises(VideoFolderError) as caught:
+        open_videos(str(built), "train", None, 400)
+    assert f"--size 48,400 {options}" in str(caught.value)
+    parsed = build_parser().parse_args(shlex.split(str(caught.value).split("`")[1])[1:])
+    assert parsed.split_file == str(split_file) and parsed.max_frames == 2
+    for change in (
+        lambda manifest: manifest.update(format=f"{FORMAT}0"),
+        lambda manifest: manifest.update(videos=3, format=FORMAT),
+    ):
+        edit(built, change)
+        with pytest.raises(VideoFolderError) as caught:
+            open_videos(str(built), "train", None, 48)
+        assert f"--size 48 {options}" in str(caught.value)
+
+
 def test_too_few_videos_are_an_error_that_says_how_many_there_are(built: Path) -> None:
     with pytest.raises(VideoFolderError, match="has 2 train videos and 4 are asked for"):
         open_videos(str(built), "train", 4, 48)
@@ -107,7 +133,7 @@ def test_a_split_file_chooses_among_built_videos(built: Path, tmp_path: Path) ->
     source = open_videos(str(built), "train", None, 48, split_file=str(path))
     assert source.names == ("mole",)
     path.write_text("gull,train\n")
-    with pytest.raises(VideoFolderError, match="there is no video gull"):
+    with pytest.raises(VideoFolderError, match=r"built has no video gull; its videos are ant"):
         open_videos(str(built), "train", None, 48, split_file=str(path))
 
 
@@ -199,7 +225,7 @@ def test_the_command_for_a_damaged_manifest_names_the_source_that_it_still_tells
     built: Path, tmp_path: Path
 ) -> None:
     edit(built, lambda manifest: manifest.update(videos=None))
-    with pytest.raises(VideoFolderError, match=f"build {tmp_path / 'source'} {built}`"):
+    with pytest.raises(VideoFolderError, match=f"build {tmp_path / 'source'} {built} --size 48`"):
         open_videos(str(built), "train", None, 48)
 
 

@@ -215,8 +215,16 @@ def test_a_machine_without_network_gets_one_message(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/a.zip"
         with pytest.raises(DownloadError, match=r"cannot be fetched: no connection .*--url"):
             download(url, tmp_path / "a.zip", attempts=2, retry_wait_s=0.01)
-    with pytest.raises(DownloadError, match="no connection"):
+    with pytest.raises(DownloadError, match="no connection") as caught:
         download("http://nowhere.invalid/a", tmp_path / "b", attempts=1, retry_wait_s=0.01)
+    assert "bytes are kept" not in str(caught.value) and "run the same" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_arrived_is_told_with_its_size(server: FileServer, tmp_path: Path) -> None:
+    server.cut_after = [5000, 0, 0]
+    with pytest.raises(DownloadError, match=r"5000 bytes are kept in .*a\.zip\.part; run the sa"):
+        fetch(server, tmp_path / "a.zip", attempts=1)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a.zip", "/data/a.zip"])
@@ -235,5 +243,7 @@ def test_a_file_that_is_there_is_verified_and_not_fetched(
 
 def test_a_folder_that_cannot_be_written_is_told(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(DownloadError, match=r"cannot be written .*make room or give another"):
+    with pytest.raises(
+        DownloadError, match=r"cannot be written .*give another folder, because a file"
+    ):
         fetch(server, tmp_path / "file" / "a.zip")

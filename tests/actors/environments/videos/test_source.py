@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -176,7 +177,9 @@ def test_a_split_file_says_which_videos_are_used(tmp_path: Path, write_video) ->
     held_out = videos.open_videos(folder, "held_out", None, 16, split_file=split_file)
     assert train.names == ("d", "b") and held_out.names == ("a",)
     (tmp_path / "split.csv").write_text("e,train\n")
-    with pytest.raises(videos.VideoFolderError, match=r"split\.csv, line 1: there is no video e"):
+    with pytest.raises(
+        videos.VideoFolderError, match=r"split\.csv, line 1: .*clips has no video e"
+    ):
         videos.open_videos(folder, "train", None, 16, split_file=split_file)
 
 
@@ -229,6 +232,27 @@ def test_a_folder_without_videos_says_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(videos.VideoFolderError, match="holds no video"):
         videos.open_videos(str(tmp_path), "train", None, 16)
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_one_folder_of_pictures_given_by_itself_is_told_to_be_one_video(
+    tmp_path: Path, write_video, built: bool
+) -> None:
+    clip = tmp_path / "mine" / "clip00"
+    write_video(clip)
+    given = tmp_path / "out" if built else clip
+    if built:
+        build_videos(str(clip), given, [16])
+    hint = rf"clip00 was read as one video, .* {re.escape(str(tmp_path / 'mine'))}, is probably"
+    empty = 0
+    for split in ("train", "held_out"):
+        with pytest.raises(videos.VideoFolderError, match=hint) as caught:
+            videos.open_videos(str(given), split, 2, 16)
+        empty += f"has no {split} video" in str(caught.value)
+    assert empty == 1
+    with pytest.raises(videos.VideoFolderError) as caught:
+        videos.open_videos(str(tmp_path / "mine"), "train", 2, 16)
+    assert "as one video" not in str(caught.value)
 
 
 def test_asking_for_more_videos_than_there_are_names_the_number(

@@ -32,22 +32,22 @@ def test_the_lists_of_davis_are_those_of_the_published_package() -> None:
 
 
 def test_most_names_of_davis_make_a_folder_davis_and_a_few_do_not() -> None:
-    known = split_videos(dict.fromkeys(("judo", "bear", "bus", "other")), None)
+    known = split_videos(dict.fromkeys(("judo", "bear", "bus", "other")), None, "here")
     assert known == {"train": ("bear", "bus"), "held_out": ("judo",)}
-    mixed = split_videos(dict.fromkeys(("dog", "w", "x", "y", "z")), None)
+    mixed = split_videos(dict.fromkeys(("dog", "w", "x", "y", "z")), None, "here")
     assert sorted(mixed["train"] + mixed["held_out"]) == ["dog", "w", "x", "y", "z"]
 
 
 def test_a_split_file_decides_which_videos_are_used_and_in_which_order(tmp_path: Path) -> None:
     text = "name,split\n# ours\n\nc,train\na, held_out\n deep/d ,train\nwith,comma,held_out\n"
-    found = read_split_file(write(tmp_path, text), LAYOUT)
+    found = read_split_file(write(tmp_path, text), LAYOUT, "here")
     assert found == {"train": ("c", "deep/d"), "held_out": ("a", "with,comma")}
 
 
 def test_a_split_file_wins_over_the_published_lists(tmp_path: Path) -> None:
     layout = dict.fromkeys(("bear", "judo"))
     path = write(tmp_path, "judo,train\nbear,held_out\n")
-    assert split_videos(layout, str(path)) == {"train": ("judo",), "held_out": ("bear",)}
+    assert split_videos(layout, str(path), "here") == {"train": ("judo",), "held_out": ("bear",)}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,11 @@ def test_a_split_file_wins_over_the_published_lists(tmp_path: Path) -> None:
         ("a\n", r"line 1: 'a' is not of the form"),
         ("a,train\na,held_out\n", r"line 2: a stands already in line 1 as train"),
         ("a,train\nb,train\na,train\n", r"line 3: a stands already in line 1"),
-        ("a,train\ndeep/dd,train\n", r"line 2: there is no video deep/dd .*did you mean deep/d"),
+        (
+            "a,train\ndeep/dd,train\n",
+            r"line 2: here has no video deep/dd; perhaps deep/d is meant\.$",
+        ),
+        ("gull,train\n", r"here has no video gull; its videos are a, b, c and 2 more\.$"),
         ("\n# nothing\n", r"names no video"),
     ],
 )
@@ -65,7 +69,7 @@ def test_a_split_file_that_does_not_fit_is_told_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(VideoFolderError, match=message):
-        read_split_file(write(tmp_path, text), LAYOUT)
+        read_split_file(write(tmp_path, text), LAYOUT, "here")
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
@@ -74,17 +78,23 @@ def test_a_split_file_that_cannot_be_read_is_named(tmp_path: Path, content: byte
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(VideoFolderError, match=r"split\.csv cannot be read.*videos_split"):
-        read_split_file(path, LAYOUT)
+        read_split_file(path, LAYOUT, "here")
+
+
+def test_a_numbered_video_is_not_suggested_for_one_of_another_number(tmp_path: Path) -> None:
+    layout = dict.fromkeys(("clip-03", "clip-05"))
+    with pytest.raises(VideoFolderError, match=r"clip-04; its videos are clip-03, clip-05\.$"):
+        read_split_file(write(tmp_path, "clip-04,train\n"), layout, "here")
 
 
 def test_layouts_with_splits_leave_out_what_lies_beside_them() -> None:
     layout = {"train/a": "train", "val/b": "held_out", "extra/c": None}
-    assert split_videos(layout, None) == {"train": ("train/a",), "held_out": ("val/b",)}
+    assert split_videos(layout, None, "here") == {"train": ("train/a",), "held_out": ("val/b",)}
 
 
 def test_names_alone_are_split_by_a_hash_that_never_changes() -> None:
     names = [f"video-{index}" for index in range(300)]
-    found = split_videos(dict.fromkeys(names), None)
+    found = split_videos(dict.fromkeys(names), None, "here")
     assert set(found["train"]).isdisjoint(found["held_out"])
     assert 70 <= len(found["held_out"]) <= 130
     assert found["held_out"][:3] == ("video-8", "video-9", "video-10")
@@ -94,8 +104,12 @@ def test_the_first_n_videos_are_taken_and_more_than_there_are_is_an_error() -> N
     assert first_videos(("a", "b", "c"), 2, "here", "train") == ("a", "b")
     assert first_videos(("a", "b"), None, "here", "train") == ("a", "b")
     assert first_videos((), 0, "here", "train") == ()
-    with pytest.raises(VideoFolderError, match=r"here has 2 train videos and 3 .* at most 2"):
+    with pytest.raises(
+        VideoFolderError, match=r"here has 2 train videos and 3 .* at most 2, .*videos_spl"
+    ):
         first_videos(("a", "b"), 3, "here", "train")
+    with pytest.raises(VideoFolderError, match=r"here has 1 held_out video and 2 are asked for: "):
+        first_videos(("a",), 2, "here", "held_out")
     with pytest.raises(VideoFolderError, match=r"no held_out video: .*videos_split"):
         first_videos((), None, "here", "held_out")
     with pytest.raises(VideoFolderError, match="no held_out video"):
