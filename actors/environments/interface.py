@@ -11,6 +11,21 @@ from dm_env import specs
 Observation = np.ndarray | dict[str, np.ndarray]
 
 
+def clip_action(action: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Returns an action as float64 of that shape, clipped to [-1, 1].
+
+    Raises:
+        ValueError: it has another shape, or a number in it is not finite; `name` is the
+            environment's.
+    """
+    clipped = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+    if clipped.shape != shape:
+        raise ValueError(f"{name} takes actions of shape {shape}, not {clipped.shape}.")
+    if not np.isfinite(clipped).all():
+        raise ValueError(f"The action {action} is not finite: the policy has diverged.")
+    return clipped
+
+
 class PixelEnvironment(dm_env.Environment):
     """Pixels in, actions out; `catalog.make_environment` makes one.
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from actors.environments import backend, self_check
 from actors.environments.catalog import Entry
-from actors.environments.interface import Observation, PixelEnvironment
+from actors.environments.interface import Observation, PixelEnvironment, clip_action
 from actors.environments.robosuite_process.errors import GraphicsError
 from actors.environments.server_process import ProcessFailed, ServerProcess
 from actors.environments.settings import EnvironmentSettings
@@ -140,14 +140,7 @@ class RobosuiteEnvironment(PixelEnvironment):
         """
         if self._reset_next_step:
             return self.reset()
-        command = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        if command.shape != self._action_spec.shape:
-            raise ValueError(
-                f"{self.name} takes actions of shape {self._action_spec.shape}, "
-                f"not {command.shape}."
-            )
-        if not np.isfinite(command).all():
-            raise ValueError(f"The action {action} is not finite: the policy has diverged.")
+        command = clip_action(action, self._action_spec.shape, self.name)
         left = self._episode_simulator_steps - self._elapsed
         self.simulator_steps = min(self.action_repeat, left)
         reply = self._call("step", command, self.simulator_steps)

@@ -16,7 +16,7 @@ from dm_env import specs
 
 from actors.environments import distractions
 from actors.environments.catalog import Entry
-from actors.environments.interface import PixelEnvironment
+from actors.environments.interface import PixelEnvironment, clip_action
 from actors.environments.rendering import Renderer, quality_for
 from actors.environments.settings import EnvironmentSettings, view_of
 from actors.environments.snapshot import Snapshot
@@ -232,14 +232,7 @@ class SuiteEnvironment(PixelEnvironment):
         }
 
     def _command(self, action: np.ndarray) -> np.ndarray:
-        command = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
-        if command.shape != self._action_spec.shape:
-            raise ValueError(
-                f"{self.name} takes actions of shape {self._action_spec.shape}, "
-                f"not {command.shape}."
-            )
-        if not np.isfinite(command).all():
-            raise ValueError(f"The action {action} is not finite: the policy has diverged.")
+        command = clip_action(action, self._action_spec.shape, self.name)
         if self._scaled:
             command = self._low + (command + 1.0) * 0.5 * (self._high - self._low)
         return command
