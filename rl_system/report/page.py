@@ -77,8 +77,10 @@ def _head(groups: Sequence[Group]) -> str:
             if clean
             else f"trained with {motion} distractions, {difficulty}"
         )
-    if len(groups) == 1 and environment.get("quality") == "fast":
-        described.append("pictures without shadows (quality fast)")
+    qualities = {group.runs[0].settings.get("environment", {}).get("quality") for group in groups}
+    if "fast" in qualities:
+        some = "" if len(qualities) == 1 else "some "
+        described.append(f"{some}pictures without shadows (quality fast)")
     if count == 1 and "seed" in first.facts:
         described.append(f"seed {first.facts['seed']}")
     if first.facts.get("started"):

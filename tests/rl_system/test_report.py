@@ -69,6 +69,15 @@ def test_a_report_says_when_pictures_had_no_shadows(tmp_path: Path) -> None:
         assert ("pictures without shadows (quality fast)" in text) == (quality == "fast")
 
 
+def test_a_comparison_says_when_some_pictures_had_no_shadows(tmp_path: Path) -> None:
+    paths = [
+        make_run(tmp_path / quality, "run", f"environment.quality={quality}")
+        for quality in ("fast", "paper")
+    ]
+    text = write_report(paths, tmp_path / "report.html").read_text()
+    assert "some pictures without shadows (quality fast)" in text
+
+
 def test_the_best_trivial_policy_is_named_with_the_ratio(tmp_path: Path) -> None:
     path = make_run(tmp_path, "run")
     write_json(path / "trivial.json", {"zero": [50.0, 1.0], "random": [20.0, 1.0]})
