@@ -90,6 +90,7 @@ class Renderer:
             self._height = self._width = image_size
         else:
             self._height, self._width = PUBLISHED_HEIGHT, PUBLISHED_WIDTH
+        self._canvas = Image.new("RGB", (self._width, self._height))  # what a resize starts from
         visual = physics.model.vis
         visual.global_.offheight = self._height
         visual.global_.offwidth = self._width
@@ -132,9 +133,11 @@ class Renderer:
         self.frames_drawn += 1
         if self._quality.direct:
             return np.ascontiguousarray(picture)
+        # Rows come bottom first; turned back, they are the buffer itself, read without a copy.
+        self._canvas.frombytes(picture[::-1].data, "raw", "RGB", 0, -1)
         size = (self._image_size, self._image_size)
         # The array of a Pillow image is read-only: copied, so that the caller owns what it gets.
-        return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        return np.array(self._canvas.resize(size, Image.Resampling.BILINEAR))
 
     def foreground(self) -> np.ndarray:
         """Returns where anything but planes, height fields and sky is: bool (height, width).

@@ -134,7 +134,7 @@ def test_a_file_where_the_folder_goes_is_told_to_be_one(tmp_path: Path, place: s
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.txt", "/tmp/evil.txt", "DAVIS/../../evil.txt", "a\\..\\evil.txt", "C:/evil"]
+    "name", ["../evil.txt", "/evil.txt", "DAVIS/../../evil.txt", "a\\..\\evil.txt", "C:/evil"]
 )
 def test_a_member_that_would_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "bad.zip"
