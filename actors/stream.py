@@ -16,7 +16,9 @@ class ChunkStream:
     """Collects the steps of one environment into chunks of at most `chunk_agent_steps` agent steps.
 
     A chunk goes out when it is full and when its episode ends, so chunks of an episode follow each
-    other without gaps. Its arrays are made anew for each chunk and belong to replay from then on.
+    other without gaps. Its arrays are made anew for each chunk and belong to replay from then on:
+    replay may still read them, so none is ever used again. Values may be written where they go
+    (`memory`) before their step is appended.
 
     Args:
         write: Takes a chunk; raises `ReplayTimeout` when it may not go out yet. The chunk is then
@@ -36,7 +38,8 @@ class ChunkStream:
         self._episode = -1
         self._start = 0
         self._filled = 0
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}  # of the chunk that grows
+        self._next_arrays: dict[str, np.ndarray] = {}  # of the one after it, if asked for early
         self._unsent: deque[Chunk] = deque()
 
     @property
@@ -52,6 +55,23 @@ class ChunkStream:
         self._cut()
         self._episode, self._start = episode, 0
 
+    def memory(self, ahead: int = 0) -> dict[str, np.ndarray]:
+        """Returns where the values of a step will lie: an array of the field's shape for each.
+
+        What is written there before its step is appended, and then appended, is not copied. It is
+        lost if the episode ends or begins anew before that step.
+
+        Args:
+            ahead: 0 for the step that is appended next, 1 for the one after it.
+        """
+        row = self._filled + ahead
+        if row < self._length:
+            arrays = self._arrays = self._arrays or self._schema.empty(self._length)
+        else:
+            arrays = self._next_arrays = self._next_arrays or self._schema.empty(self._length)
+            row -= self._length
+        return {name: array[row, ...] for name, array in arrays.items()}
+
     def append(self, **step: Any) -> None:
         """Adds one step, a value for each field of the schema (see replay/schema.py).
 
@@ -64,7 +84,7 @@ class ChunkStream:
         if not self._arrays:
             self._arrays = self._schema.empty(self._length)
         for name, array in self._arrays.items():
-            array[self._filled] = step[name]
+            array[self._filled] = step[name]  # nothing to do for what `memory` gave
         self._filled += 1
         if self._filled == self._length or step["is_last"]:
             self._cut()
@@ -80,7 +100,7 @@ class ChunkStream:
         steps = {name: array[: self._filled] for name, array in self._arrays.items()}
         self._unsent.append(Chunk(ChunkKey(self._actor, self._episode, self._start), steps))
         self._start += self._filled
-        self._filled, self._arrays = 0, {}
+        self._filled, self._arrays, self._next_arrays = 0, self._next_arrays, {}
         self._send()
 
     def _send(self) -> None:

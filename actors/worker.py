@@ -25,6 +25,8 @@ from actors.stream import ChunkStream
 class Policy(Protocol):
     """Acts in N environments at once and carries a state for each.
 
+    The observations that it is given are not to be changed and hold until its next `act`.
+
     `is_first[i]` tells that environment i shows the first observation of an episode: the policy
     begins anew there, whatever the state holds.
     """
@@ -49,6 +51,10 @@ class Environment(Protocol):
 
     simulator_steps: int  # simulator steps of the last agent step
 
+    def observe_into(self, memory: Observation, /) -> None:
+        """Offers memory for the observation of the next time step, which may hold it then."""
+        ...
+
     def reset(self) -> dm_env.TimeStep:
         """Starts an episode."""
         ...
@@ -62,14 +68,19 @@ class Environment(Protocol):
         ...
 
 
-def stack_observations(observations: Sequence[Observation]) -> Observation:
-    """Returns the observations of N environments as new arrays (N, ...), by name if they are
-    dictionaries.
+def stack_observations(
+    observations: Sequence[Observation], out: Observation | None = None
+) -> Observation:
+    """Returns the observations of N environments as arrays (N, ...), by name if they are
+    dictionaries: new ones, or `out` if that is given, such as an earlier answer.
     """
     if isinstance(observations[0], dict):
         named = cast(Sequence[dict[str, np.ndarray]], observations)
-        return {name: np.stack([each[name] for each in named]) for name in named[0]}
-    return np.stack(cast(Sequence[np.ndarray], observations))
+        into = cast(dict[str, np.ndarray], out or {})
+        return {
+            name: np.stack([each[name] for each in named], out=into.get(name)) for name in named[0]
+        }
+    return np.stack(cast(Sequence[np.ndarray], observations), out=cast(np.ndarray | None, out))
 
 
 def observation_fields(observation: Observation) -> dict[str, np.ndarray]:
@@ -77,6 +88,13 @@ def observation_fields(observation: Observation) -> dict[str, np.ndarray]:
     `observation`.
     """
     return observation if isinstance(observation, dict) else {"observation": observation}
+
+
+def observation_memory(fields: dict[str, np.ndarray]) -> Observation:
+    """Returns the part of a step's fields that is an observation, in the form of one."""
+    if "proprioception" in fields:
+        return {name: fields[name] for name in ("observation", "proprioception")}
+    return fields["observation"]
 
 
 @dataclass
@@ -93,6 +111,10 @@ class Report:
 
 class Worker:
     """Steps its environments in turn with one batched policy.
+
+    An environment draws a frame straight into the chunk that will carry it to replay. The policy of
+    a single environment reads it there, too; those of several are gathered in one array, which
+    every round uses again.
 
     Args:
         environments: At least one; each keeps its own episodes.
@@ -130,6 +152,7 @@ class Worker:
         count = len(self._environments)
         self._state = policy.initial_state(count)
         self._observations: list[Observation | None] = [None] * count  # None: begin an episode
+        self._batch: Observation | None = None  # the last round's, to be written over
         self._is_first = np.ones(count, bool)
         self._random = np.zeros(count, bool)
         self._returns = np.zeros(count)
@@ -176,17 +199,28 @@ class Worker:
             if observation is None:
                 self._begin(index)
         observations = [value for value in self._observations if value is not None]
-        actions = self._actions(stack_observations(observations))
+        actions = self._actions(self._stack(observations))
         for index, observation in enumerate(observations):
             self._step(index, observation, actions[index])
 
+    def _stack(self, observations: list[Observation]) -> Observation:
+        if len(observations) > 1:
+            self._batch = stack_observations(observations, self._batch)
+            return self._batch
+        (alone,) = observations
+        if isinstance(alone, dict):
+            return {name: array[None] for name, array in alone.items()}
+        return alone[None]
+
     def _begin(self, index: int) -> None:
-        self._observations[index] = self._environments[index].reset().observation
+        environment, stream = self._environments[index], self._streams[index]
+        stream.begin(self._next_episode)
+        self._next_episode += 1
+        environment.observe_into(observation_memory(stream.memory()))
+        self._observations[index] = environment.reset().observation
         self._is_first[index] = True
         self._random[index] = self.agent_steps < self._random_agent_steps
         self._returns[index] = 0.0
-        self._streams[index].begin(self._next_episode)
-        self._next_episode += 1
 
     def _actions(self, observations: Observation) -> np.ndarray:
         count = len(self._environments)
@@ -202,6 +236,7 @@ class Worker:
 
     def _step(self, index: int, observation: Observation, action: np.ndarray) -> None:
         environment, stream = self._environments[index], self._streams[index]
+        environment.observe_into(observation_memory(stream.memory(ahead=1)))
         time_step = environment.step(action)
         begin = time.monotonic()
         stream.append(

@@ -9,6 +9,8 @@ import numpy as np
 
 from actors.environments.videos import VideoSource
 
+_DARK_RED = 100  # CVRL's released rule: the brightest red that a video replaces
+
 
 class SwingingClock:
     """The clock of the Distracting Control Suite: one frame per simulator step, back and forth.
@@ -153,32 +155,43 @@ class SkyVideo:
             return self._texture
         if self._blend == 1.0:
             return frame
-        np.multiply(frame, self._blend, out=self._mixed)
+        np.copyto(self._mixed, frame)  # first: a product of two types goes through buffers
+        self._mixed *= self._blend
         self._mixed += self._under
         # cut to whole grey levels, as published
         np.copyto(self._texture, self._mixed, casting="unsafe")
         return self._texture
 
 
-def _digest(videos: VideoSource) -> str:
-    return hashlib.sha256("\n".join(videos.names).encode()).hexdigest()[:16]
-
-
-def paste(picture: np.ndarray, video: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Replaces what is not foreground by the video, with hard edges.
+class PastedVideo:
+    """A video in place of what is not the robot, pasted into the drawn picture with hard edges.
 
     Args:
-        picture: uint8 (size, size, 3), changed in place.
-        video: uint8 (size, size, 3).
-        foreground: bool (size, size).
-
-    Returns:
-        `picture`.
+        clock: what is shown when.
+        size: height and width of pictures.
+        needs_background: the background is given with every picture; otherwise it is found by
+            CVRL's released rule, wherever red is at most 100.
     """
-    np.copyto(picture, video, where=~foreground[..., None])
-    return picture
+
+    def __init__(self, clock: SwingingClock, size: int, needs_background: bool) -> None:
+        self.needs_background = needs_background
+        self._clock = clock
+        self._dark = np.empty((size, size), bool)
+
+    def apply(self, picture: np.ndarray, background: np.ndarray | None = None) -> None:
+        """Puts the video into a picture; nothing without videos.
+
+        Args:
+            picture: uint8 (size, size, 3), changed in place.
+            background: bool (size, size), where the video goes if `needs_background`.
+        """
+        video = self._clock.picture()
+        if video is None:
+            return
+        if background is None:
+            background = np.less_equal(picture[..., 0], _DARK_RED, out=self._dark)
+        np.copyto(picture, video, where=background[..., None])
 
 
-def is_bright(picture: np.ndarray) -> np.ndarray:
-    """Returns the foreground by CVRL's released rule: where red is above 100, bool (size, size)."""
-    return picture[..., 0] > 100
+def _digest(videos: VideoSource) -> str:
+    return hashlib.sha256("\n".join(videos.names).encode()).hexdigest()[:16]

@@ -100,7 +100,7 @@ class Distractions:
         self.color: ColorWalk | None = None
         self._renderer = renderer
         self._sky: background.SkyVideo | None = None
-        self._mask = ""  # how the foreground of a pasted video is found
+        self._paste: background.PastedVideo | None = None
         self._floor: _Floor | None = None
         level = settings.difficulty
         if level == "none":
@@ -143,17 +143,19 @@ class Distractions:
         if self.color is not None:
             self.color.place()
 
-    def observe(self) -> np.ndarray:
-        """Draws the disturbed picture: a new uint8 array (image_size, image_size, 3)."""
+    def observe(self, memory: np.ndarray | None = None) -> np.ndarray:
+        """Draws the disturbed picture: uint8 (image_size, image_size, 3).
+
+        Args:
+            memory: such an array, contiguous, to draw into and return; None makes a new one.
+        """
         if self._sky is not None:
             self._renderer.send_sky(self._sky.texture(), self._sky.token)
-        picture = self._renderer.observe()
-        video = None if self.clock is None else self.clock.picture()
-        if self._mask == "" or video is None:
-            return picture
-        bright = self._mask == "threshold"
-        foreground = background.is_bright(picture) if bright else self._renderer.foreground()
-        return background.paste(picture, video, foreground)
+        picture = self._renderer.observe(memory=memory)
+        if self._paste is not None:
+            seen = self._renderer.background() if self._paste.needs_background else None
+            self._paste.apply(picture, seen)
+        return picture
 
     def film(self, size: int) -> np.ndarray:
         """Draws the disturbed scene: uint8 (size, 4/3 size, 3), without pasted videos."""
@@ -228,7 +230,8 @@ class Distractions:
         clock = background.LoopingClock if natural else background.SwingingClock
         self.clock = clock(videos, settings.dynamic, seed)
         if sky is None:
-            self._mask = settings.natural_mask
+            segmented = settings.natural_mask == "segmentation"
+            self._paste = background.PastedVideo(self.clock, settings.image_size, segmented)
             return
         self._sky = background.SkyVideo(self.clock, settings.background_blend, sky)
         alpha = settings.ground_alpha

@@ -29,11 +29,11 @@ def clip_action(action: np.ndarray, shape: tuple[int, ...], name: str) -> np.nda
 class PixelEnvironment(dm_env.Environment):
     """Pixels in, actions out; `catalog.make_environment` makes one.
 
-    Observations are uint8 (image_size, image_size, 3) RGB, a new array each time; with
-    `environment.proprioception` they are `{"observation": that, "proprioception": float32 (P,)}`.
-    Actions are float32 in [-1, 1]. Rewards are sums over the action repeat, discounts are 1.0
-    unless the task truly ended (time limits leave it at 1.0). An environment stays on the thread
-    that first resets it.
+    Observations are uint8 (image_size, image_size, 3) RGB; with `environment.proprioception` they
+    are `{"observation": that, "proprioception": float32 (P,)}`. They are new arrays each time,
+    unless the caller gives memory for them (`observe_into`). Actions are float32 in [-1, 1].
+    Rewards are sums over the action repeat, discounts are 1.0 unless the task truly ended (time
+    limits leave it at 1.0). An environment stays on the thread that first resets it.
 
     Attributes:
         name: its name in the catalogue.
@@ -63,6 +63,22 @@ class PixelEnvironment(dm_env.Environment):
             ValueError: the seed is negative.
         """
         raise NotImplementedError
+
+    def observe_into(self, memory: Observation) -> None:
+        """Offers memory for the observation of the next `reset` or `step`, and of no other.
+
+        An environment that takes the offer writes that observation there, and its time step holds
+        the very arrays that were offered; any other ignores it and gives new arrays, as this one
+        does. A caller that brings its own memory has steps that allocate nothing of a picture's
+        size.
+
+        Args:
+            memory: writable C-contiguous arrays of the shapes and dtypes of `observation_spec`, in
+                the form of an observation. Its content is undefined until the time step.
+
+        Raises:
+            ValueError: the memory does not fit.
+        """
 
     def observation(self) -> Observation:
         """Draws the current state: what the last time step observed, once more."""

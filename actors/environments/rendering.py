@@ -25,11 +25,13 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import mujoco
 import numpy as np
 from dm_control.mujoco import engine
 from PIL import Image
 
+from actors.environments.segmentation import Segmentation
 from actors.environments.sky import VideoSky
 
 PUBLISHED_HEIGHT, PUBLISHED_WIDTH = 240, 320
@@ -83,6 +85,7 @@ class Renderer:
         self._wide = view == "wide"
         self._camera: engine.Camera | None = None
         self._film: engine.Camera | None = None
+        self._segmentation: Segmentation | None = None
         self._thread: int | None = None
         self._sky: VideoSky | None = None
         self.frames_drawn = 0
@@ -91,6 +94,12 @@ class Renderer:
         else:
             self._height, self._width = PUBLISHED_HEIGHT, PUBLISHED_WIDTH
         self._canvas = Image.new("RGB", (self._width, self._height))  # what a resize starts from
+        # What it ends in, as an array and as an image of the same memory, which may be changed.
+        self._pixels = np.empty((image_size, image_size, 4), np.uint8)
+        self._squeezed = Image.frombuffer(
+            "RGBX", (image_size, image_size), self._pixels, "raw", "RGBX", 0, 1
+        )
+        self._squeezed.readonly = 0
         visual = physics.model.vis
         visual.global_.offheight = self._height
         visual.global_.offwidth = self._width
@@ -119,38 +128,42 @@ class Renderer:
         self._ready()
         self._sky.send(frame, token, self._camera_id)
 
-    def observe(self, own_sky: bool = False) -> np.ndarray:
-        """Draws the current state: a new uint8 array (image_size, image_size, 3).
+    def observe(self, own_sky: bool = False, memory: np.ndarray | None = None) -> np.ndarray:
+        """Draws the current state: uint8 (image_size, image_size, 3).
 
         Args:
             own_sky: draw the task's own sky where a video has taken its place.
+            memory: such an array, contiguous, to draw into and return; None makes a new one.
         """
         self._ready()
         assert self._camera is not None
         if self._sky is not None:
             self._sky.show(video=not own_sky)
-        picture = self._camera.render()  # a view of a buffer that the next picture overwrites
+        drawn = self._camera.render()  # a view of a buffer that the next picture overwrites
         self.frames_drawn += 1
+        size = self._image_size
+        picture = np.empty((size, size, 3), np.uint8) if memory is None else memory
         if self._quality.direct:
-            return np.ascontiguousarray(picture)
+            np.copyto(picture, drawn)
+            return picture
         # Rows come bottom first; turned back, they are the buffer itself, read without a copy.
-        self._canvas.frombytes(picture[::-1].data, "raw", "RGB", 0, -1)
-        size = (self._image_size, self._image_size)
-        # The array of a Pillow image is read-only: copied, so that the caller owns what it gets.
-        return np.array(self._canvas.resize(size, Image.Resampling.BILINEAR))
+        self._canvas.frombytes(drawn[::-1].data, "raw", "RGB", 0, -1)
+        self._squeezed.paste(self._canvas.resize((size, size), Image.Resampling.BILINEAR))
+        cv2.cvtColor(self._pixels, cv2.COLOR_RGBA2RGB, dst=picture)
+        return picture
 
-    def foreground(self) -> np.ndarray:
-        """Returns where anything but planes, height fields and sky is: bool (height, width).
-
-        The size is that of an observation drawn directly, else 320 x 240.
+    def background(self) -> np.ndarray:
+        """Returns where nothing but planes, height fields and sky is: bool (size, size), those of
+        an observation, valid until the next call.
         """
         self._ready()
-        assert self._camera is not None
-        kinds = self._camera.render(segmentation=True)
-        geom = kinds[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)
-        shapes = np.asarray(self._physics.model.geom_type)[np.where(geom, kinds[..., 0], 0)]
-        ground = (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_HFIELD))
-        return (kinds[..., 0] >= 0) & ~(geom & np.isin(shapes, ground))
+        if self._segmentation is None:
+            size = self._image_size
+            self._grow(size, size)
+            self._segmentation = Segmentation(
+                self._physics, self._make_camera(size, size), _wide_frustum if self._wide else None
+            )
+        return self._segmentation.background()
 
     def film(self, height: int) -> np.ndarray:
         """Draws the current state for people: a new uint8 array (height, 4/3 height, 3).
@@ -170,7 +183,7 @@ class Renderer:
     def close(self) -> None:
         """Frees the context; must come from the thread that drew. Safe to call twice."""
         if self._thread is not None:
-            self._camera = self._film = None
+            self._camera = self._film = self._segmentation = None
             self._physics.free()
             self._thread = None
 

@@ -16,7 +16,7 @@ from dm_env import specs
 
 from actors.environments import distractions
 from actors.environments.catalog import Entry
-from actors.environments.interface import PixelEnvironment, clip_action
+from actors.environments.interface import Observation, PixelEnvironment, clip_action
 from actors.environments.rendering import Renderer, quality_for
 from actors.environments.settings import EnvironmentSettings, view_of
 from actors.environments.snapshot import Snapshot
@@ -69,6 +69,7 @@ class SuiteEnvironment(PixelEnvironment):
             for bound in (self._control.action_spec().minimum, self._control.action_spec().maximum)
         )
         self._scaled = not (np.all(self._low == -1.0) and np.all(self._high == 1.0))
+        self._memory: np.ndarray | None = None  # where the next time step's observation goes
         self._reset_next_step = True
         self._closed = False
 
@@ -91,7 +92,7 @@ class SuiteEnvironment(PixelEnvironment):
         self._distractions.reset()
         self._reset_next_step = False
         self.simulator_steps = 0
-        return dm_env.restart(self.observation())
+        return dm_env.restart(self._observe())
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
         """Takes one agent step; after a LAST time step it resets instead, as dm_env asks.
@@ -116,7 +117,33 @@ class SuiteEnvironment(PixelEnvironment):
         self._distractions.settle()
         self._reset_next_step = ended
         kind = dm_env.StepType.LAST if ended else dm_env.StepType.MID
-        return dm_env.TimeStep(kind, total, discount, self.observation())
+        return dm_env.TimeStep(kind, total, discount, self._observe())
+
+    def observe_into(self, memory: Observation) -> None:
+        """Gives memory for the observation of the next `reset` or `step`, which holds it then.
+
+        Args:
+            memory: writable C-contiguous uint8 (image_size, image_size, 3).
+
+        Raises:
+            ValueError: it is something else.
+        """
+        shape = (self.settings.image_size, self.settings.image_size, 3)
+        if not isinstance(memory, np.ndarray) or memory.shape != shape or memory.dtype != np.uint8:
+            given = type(memory).__name__
+            if isinstance(memory, np.ndarray):
+                given = f"{memory.dtype} {memory.shape}"
+            raise ValueError(
+                f"{self.name} writes observations of uint8 {shape}, and the memory for them is "
+                f"{given}: give memory like `observation_spec`."
+            )
+        if not (memory.flags.c_contiguous and memory.flags.writeable):
+            lacks = "writable" if memory.flags.c_contiguous else "C-contiguous"
+            raise ValueError(
+                f"The memory for observations of {self.name} is not {lacks}: give an array of its "
+                "own, or whole rows of a larger one."
+            )
+        self._memory = memory
 
     def observation(self) -> np.ndarray:
         """Draws the current state: a new uint8 array (image_size, image_size, 3)."""
@@ -217,6 +244,10 @@ class SuiteEnvironment(PixelEnvironment):
         """Frees the drawing context. The environment cannot be used afterwards."""
         self._renderer.close()
         self._closed = True
+
+    def _observe(self) -> np.ndarray:
+        memory, self._memory = self._memory, None
+        return self._distractions.observe(memory)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,7 +1,9 @@
-"""The stepping loop and its streams, with small made-up environments and policies."""
+"""The stepping loop and its streams, mostly with small made-up environments and policies."""
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import dm_env
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 from dm_env import specs
 
+from actors.environments.catalog import make_environment
 from actors.environments.interface import Observation
+from actors.environments.settings import EnvironmentSettings
 from actors.stream import ChunkStream
-from actors.worker import Worker, stack_observations
+from actors.worker import Worker, observation_fields, stack_observations
 from replay.errors import ReplayTimeout
 from replay.schema import Chunk, Schema, step_schema
 
@@ -30,6 +34,9 @@ class Counting:
 
     def _frame(self) -> Observation:
         return np.full((4, 4, 3), self.number, np.uint8)
+
+    def observe_into(self, memory: Observation, /) -> None:
+        """Ignores the offer, as an environment may."""
 
     def reset(self) -> dm_env.TimeStep:
         self.number, self.simulator_steps = 0, 0
@@ -57,6 +64,28 @@ class Feeling(Counting):
             "observation": picture,
             "proprioception": np.full(3, self.number / 4, np.float32),
         }
+
+
+class Drawing(Counting):
+    """A `Counting` with larger pictures that are written into the memory that is offered."""
+
+    def __init__(self, length: int = 7, size: int = 4) -> None:
+        super().__init__(length)
+        self._size = size
+        self._memory: np.ndarray | None = None
+        self.drawn: list[np.ndarray] = []
+
+    def observe_into(self, memory: Observation, /) -> None:
+        assert isinstance(memory, np.ndarray)
+        assert memory.shape == (self._size, self._size, 3) and memory.dtype == np.uint8
+        self._memory = memory
+
+    def _frame(self) -> Observation:
+        assert self._memory is not None, "memory is offered for every time step"
+        picture, self._memory = self._memory, None
+        picture[...] = self.number
+        self.drawn.append(picture)
+        return picture
 
 
 class Remembering:
@@ -92,7 +121,7 @@ class Sink:
 
 
 def _worker(
-    environments: list[Counting], policy: Any, sink: Sink, length: int = 3, **more: Any
+    environments: Sequence[Any], policy: Any, sink: Sink, length: int = 3, **more: Any
 ) -> Worker:
     streams = [ChunkStream(sink, sink.schema, f"a/{n}", length) for n in range(len(environments))]
     generator = np.random.default_rng(0)
@@ -124,7 +153,7 @@ def test_a_step_holds_the_frame_acted_on_and_the_reward_that_the_action_earned()
 
 
 class Watching(Remembering):
-    """Keeps the observations that it acts on."""
+    """Keeps copies of the observations that it acts on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +162,7 @@ class Watching(Remembering):
     def act(
         self, observation: Any, state: np.ndarray, is_first: np.ndarray, explore: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        self.observed.append(observation)
+        self.observed.append({name: array.copy() for name, array in observation.items()})
         return super().act(observation["observation"], state, is_first, explore)
 
 
@@ -167,6 +196,133 @@ def test_stacked_observations_are_new_arrays() -> None:
     single["observation"][...] = 9
     single["proprioception"][...] = 9
     assert stacked["observation"].max() == 0 and stacked["proprioception"].max() == 0
+
+
+@pytest.mark.parametrize("kind", [Counting, Feeling])
+def test_observations_can_be_stacked_into_an_earlier_answer(kind: type[Counting]) -> None:
+    environment = kind()
+    first = stack_observations([environment._frame()] * 2)
+    environment.number = 5
+    second = stack_observations([environment._frame()] * 2, first)
+    pairs = zip(*(observation_fields(each).values() for each in (first, second)), strict=True)
+    assert all(old is new for old, new in pairs)
+    assert observation_fields(second)["observation"].tolist() == np.full((2, 4, 4, 3), 5).tolist()
+
+
+def _steps(chunks: list[Chunk]) -> list[tuple[Any, dict[str, Any]]]:
+    return [(c.key, {name: array.tolist() for name, array in c.steps.items()}) for c in chunks]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_drawn_into_chunks_are_streamed_like_pictures_in_arrays_of_their_own(
+    count: int, chunk: int
+) -> None:
+    sinks = []
+    for kind in (Counting, Drawing):
+        sinks.append(Sink())
+        environments = [kind(length) for length in (6, 7)[:count]]
+        _worker(environments, Remembering(), sinks[-1], chunk).run(rounds=25)
+    assert _steps(sinks[0].chunks) == _steps(sinks[1].chunks)
+    assert len(sinks[0].chunks) > 2
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 20])
+def test_a_picture_lies_in_its_chunk_from_the_start(chunk: int) -> None:
+    sink, environment = Sink(), Drawing(7)
+    _worker([environment], Remembering(), sink, chunk).run(rounds=14)
+    drawn = {picture.ctypes.data for picture in environment.drawn}
+    sent = [row for chunk in sink.chunks for row in chunk.steps["observation"]]
+    assert len(sent) == 14
+    assert {row.ctypes.data for row in sent} <= drawn
+
+
+def test_what_was_sent_is_never_written_again() -> None:
+    class Copying(Sink):
+        def __init__(self) -> None:
+            super().__init__()
+            self.copies: list[dict[str, np.ndarray]] = []
+
+        def __call__(self, chunk: Chunk) -> None:
+            super().__call__(chunk)
+            self.copies.append({name: array.copy() for name, array in chunk.steps.items()})
+
+    sink = Copying()
+    worker = _worker([Drawing(7), Drawing(4)], Remembering(), sink)
+    for full in (False, True, True, False, False):
+        sink.full = full
+        worker.run(rounds=5)
+    assert len(sink.chunks) > 6
+    for chunk, copy in zip(sink.chunks, sink.copies, strict=True):
+        for name, array in chunk.steps.items():
+            np.testing.assert_array_equal(array, copy[name])
+
+
+def test_the_policy_of_one_environment_reads_pictures_where_they_were_drawn() -> None:
+    class Looking(Remembering):
+        def act(self, observation: np.ndarray, *more: Any) -> tuple[np.ndarray, np.ndarray]:
+            assert observation.shape == (1, 4, 4, 3)
+            assert np.shares_memory(observation, environment.drawn[-1])
+            return super().act(observation, *more)
+
+    environment, policy = Drawing(), Looking()
+    _worker([environment], policy, Sink()).run(rounds=9)
+    assert [int(frame[0]) for frame, _ in policy.seen] == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_round_that_begins_no_chunk_makes_no_array_of_a_pictures_size(count: int) -> None:
+    size, length, rounds = 64, 200, 60
+    sink = Sink(step_schema((size, size, 3), 2))
+    environments = [Drawing(length, size) for _ in range(count)]
+    worker = _worker(environments, Remembering(), sink, length)
+    worker.run(rounds=10)
+    peaks = []
+    tracemalloc.start()
+    for _ in range(rounds):
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        worker.run(rounds=1)
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    tracemalloc.stop()
+    assert max(peaks) < size * size * 3 / 2
+
+
+def test_an_actor_streams_the_pictures_that_a_real_environment_draws() -> None:
+    class Still(Remembering):
+        def act(self, observation: Any, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros((1, 1), np.float32), np.zeros(1)
+
+    settings = EnvironmentSettings("dcs/cartpole-swingup", image_size=32, quality="fast")
+    environment, twin = make_environment(settings, 3), make_environment(settings, 3)
+    sink = Sink(step_schema((32, 32, 3), 1))
+    _worker([environment], Still(), sink, length=4).run(rounds=9)
+    pictures = [twin.reset().observation]
+    pictures += [twin.step(np.zeros(1)).observation for _ in range(7)]
+    streamed = np.concatenate([chunk.steps["observation"] for chunk in sink.chunks])
+    np.testing.assert_array_equal(streamed, pictures)
+    environment.close()
+    twin.close()
+
+
+def test_values_written_into_a_streams_memory_are_not_copied() -> None:
+    sink = Sink()
+    stream = ChunkStream(sink, SCHEMA, "a", 2)
+    stream.begin(0)
+    rows = [stream.memory()["observation"], stream.memory(ahead=1)["observation"]]
+    for number, row in enumerate(rows):
+        row[...] = 10 + number
+    for number, row in enumerate(rows):
+        after = stream.memory(ahead=1)["observation"]  # of the next chunk, from the second on
+        assert not np.shares_memory(after, row)
+        step = {"action": np.zeros(2), "reward": 0.0, "is_last": False, "discount": 1.0}
+        stream.append(observation=row, is_first=number == 0, **step)
+    (chunk,) = sink.chunks
+    sent = chunk.steps["observation"]
+    assert sent[:, 0, 0, 0].tolist() == [10, 11]
+    assert [row.ctypes.data for row in sent] == [row.ctypes.data for row in rows]
+    assert not np.shares_memory(after, sent)
+    assert np.shares_memory(stream.memory()["observation"], after)
 
 
 @pytest.mark.parametrize(("terminates", "discount"), [(True, 0.0), (False, 1.0)])

@@ -86,6 +86,35 @@ def test_held_out_videos_are_others() -> None:
     assert shown["train"] and not shown["train"] & shown["held_out"]
 
 
+@pytest.mark.parametrize("quality", ["paper", "fast"])
+@pytest.mark.parametrize("mask", ["threshold", "segmentation"])
+def test_a_wide_view_is_pasted_into_as_well(mask: str, quality: str) -> None:
+    environment = _make("dcs/walker-walk", mask, view="wide", quality=quality)
+    picture, clean = environment.reset().observation, environment.clean_observation()
+    video = environment.distractions.clock.picture()
+    pasted = (picture == video).all(-1)
+    np.testing.assert_array_equal(picture[~pasted], clean[~pasted])
+    assert 0.5 < pasted.mean() < 1.0
+    if mask == "segmentation":
+        # The robot is where the pictures of the plain suite show it, squeezed to three quarters.
+        columns = np.flatnonzero((~pasted).any(0))
+        square = _make("dcs/walker-walk", mask, quality=quality)
+        kept = (square.reset().observation != square.distractions.clock.picture()).any(-1)
+        width = np.ptp(np.flatnonzero(kept.any(0)))
+        assert abs(np.ptp(columns) - width * 3 / 4) <= 2
+        square.close()
+    environment.close()
+
+
+def test_pictures_larger_than_what_they_are_resized_from_are_pasted_into_as_well() -> None:
+    environment = _make("dcs/cartpole-swingup", "segmentation", view="wide", image_size=300)
+    first, picture = environment.reset().observation, environment.observation()
+    np.testing.assert_array_equal(picture, first)  # the mask's larger buffer changes no picture
+    video = environment.distractions.clock.picture()
+    assert 0.9 < (picture == video).all(-1).mean() < 1.0
+    environment.close()
+
+
 def test_tasks_without_a_visible_sky_can_be_pasted() -> None:
     environment = _make("dcs/manipulator-bring_ball", "segmentation", quality="fast")
     clean = environment.clean_observation
