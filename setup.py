@@ -27,6 +27,7 @@ REQUIREMENTS = [
     "imageio-ffmpeg",
     "matplotlib",
     "psutil",
+    "zstandard",
 ]
 
 DEVELOPMENT = [
@@ -49,7 +50,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=[part for room in ROOMS for part in (room, f"{room}.*")]),
     package_data={
-        "actors": ["environments/robosuite_process/requirements.txt"],
+        "actors": ["environments/robosuite_process/*.txt"],
         "configs": ["*.yaml", "**/*.yaml", "*.md"],
         "rl_system": ["py.typed"],
     },

@@ -11,39 +11,74 @@ import logging
 import os
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+# Chooses the OpenGL library, before RLlib imports dm_control.
+from actors.environments.catalog import make_environment
+
+# isort: split
 import gymnasium as gym
 import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError
+from ray.rllib.algorithms import algorithm as rllib_algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from actors.environments.catalog import make_environment
 from actors.environments.spaces import space_of
 from actors.following import FollowingPolicy
 from actors.stream import ChunkStream
 from actors.weights import WeightFeed
 from actors.worker import Report, Worker
-from replay.client import ReplayWriter
 from replay.errors import ReplayTimeout
+from replay.placement import NAMESPACE
 from replay.seeds import seed_for
 from replay.service import ReplayService
+from replay.writer import ReplayWriter
 
 logger = logging.getLogger(__name__)
 
 WRITE_WAIT_S = 0.5  # how long one `sample` lets itself be held back by replay
 
 
+class ActorGroup(EnvRunnerGroup):
+    """RLlib's group of env runners, with the runtime environment that `config.plane` asks for.
+
+    RLlib has no option for it. A local env runner, which is in the driver, is left as it is.
+    """
+
+    def _make_worker(self, *, worker_index: int, **values: Any) -> Any:
+        plane = getattr(self._remote_config, "plane", {})
+        if worker_index > 0 and plane.get("runtime_env"):
+            self._remote_args["runtime_env"] = plane["runtime_env"]
+        return super()._make_worker(worker_index=worker_index, **values)
+
+
+@contextlib.contextmanager
+def actor_groups() -> Iterator[None]:
+    """Has RLlib make an `ActorGroup` wherever it makes a group of env runners.
+
+    The class of a group is named in no configuration, but looked up here at that moment.
+    """
+    former = rllib_algorithm.EnvRunnerGroup
+    rllib_algorithm.EnvRunnerGroup = ActorGroup
+    try:
+        yield
+    finally:
+        rllib_algorithm.EnvRunnerGroup = former
+
+
 class StreamingEnvRunner(EnvRunner):
     """Steps several environments with a recurrent policy and sends the steps to replay.
 
     Its options are `config.plane`, a plain dictionary that the Algorithm fills: `prefix` (name of
-    the run in Ray), `seed`, `environment` and `actors` (settings objects), `deterministic`.
+    the run in Ray), `seed`, `environment` and `actors` (settings objects), `deterministic`, and for
+    `ActorGroup` `runtime_env` (of the actors' processes in Ray; absent or empty: that of the rest).
 
     Every life of the process has a new name in the chunk identities, so an episode that a crash cut
     short ends there and nothing is ever stored twice.
@@ -95,8 +130,9 @@ class StreamingEnvRunner(EnvRunner):
             The fields of `actors.worker.Report` and `actor`, `life` (new for every process),
             `generation`, `wall_s` (time since the last call ended), `driver_wait_s` (of it, the
             time until this call began), `weights_updates` (updates behind the weights in use; -1:
-            none yet), `weights_age` (see `FollowingPolicy.take_ages`) and `error` (None or a
-            traceback; the actor then begins anew with the next call).
+            none yet), `weights_age` (see `FollowingPolicy.take_ages`), `writer` (see
+            `ReplayWriter.stats`; empty: none yet) and `error` (None or a traceback; the actor then
+            begins anew with the next call).
         """
         called = time.monotonic()
         last = called if self._reported_at is None else self._reported_at
@@ -129,6 +165,7 @@ class StreamingEnvRunner(EnvRunner):
             "driver_wait_s": called - last,
             "weights_updates": -1 if self._policy is None else self._policy.updates,
             "weights_age": None if self._policy is None else self._policy.take_ages(),
+            "writer": {} if self._writer is None else self._writer.stats(),
             "error": error,
         }
 
@@ -210,12 +247,13 @@ class StreamingEnvRunner(EnvRunner):
             actor=name,
             actor_index=self._index - 1,
             environments=count,
+            chunk_length=settings.chunk_agent_steps,
         )
         self._writer = writer
         if self._policy is None:
             self._policy = FollowingPolicy(
                 self.module,
-                WeightFeed(ray.get_actor(f"{plane['prefix']}/weights")),
+                WeightFeed(ray.get_actor(f"{plane['prefix']}/weights", NAMESPACE)),
                 environments=count,
                 poll_agent_steps=settings.weights_poll_agent_steps,
                 timeout_s=settings.timeout_s,

@@ -8,9 +8,9 @@ queued, so the learner never waits for the driver.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,12 @@ from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
-from learners.prefetch import NoBatch, Prefetcher
+from learners.feed import Arrays, Batch, BatchFeed
+from learners.prefetch import NoBatch
+from learners.priorities import PriorityReturn
 from learners.update import CoReUpdate
+from replay.placement import NAMESPACE
+from replay.reader import Drawn, ReplayReader
 from replay.seeds import seed_for
 from replay.service import ReplayService
 
@@ -29,7 +33,7 @@ CORE = "core"  # key of optimisers, counters and random states in the learner's 
 PUBLISH_TIMEOUT_S = 60.0
 COUNT_EVERY_S = 0.25  # how often the hub hears how many updates were made
 
-Batch = dict[str, Any]
+IMPORTANCE = "importance_weights"  # the field of a batch that does not come from stored steps
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +63,9 @@ class CoReLearner(TorchLearner):
             seed=seed_for(plane["seed"], "learner", "updates"),
         )
         self._service: ReplayService | None = None
-        self._prefetcher: Prefetcher[Batch] | None = None
-        self._drawer = (
-            f"lock-step-{os.urandom(4).hex()}"  # shards serve a reader's requests in order
-        )
-        self._drawn = 0
+        self._feed: BatchFeed[Drawn] | None = None
+        self._feed_reader: ReplayReader | None = None  # the feed's thread has it to itself
+        self._drawn_arrays: Arrays | None = None  # of lock step
         self._hub: Any = None
         self._publishing: tuple[Any, int] | None = None  # the hub's pending answer, and updates
         self._published = -1  # updates behind the newest weights that the hub has taken
@@ -85,7 +87,7 @@ class CoReLearner(TorchLearner):
             last read, possibly empty), `wait_s` (time without a batch), `wall_s` (time since the
             last slice ended), `driver_wait_s` (of it, the time until this call began), `waiting`
             (why there was no batch, or None), `published` (updates behind the newest weights that
-            the hub has taken).
+            the hub has taken), `reader` (see `ReplayReader.stats`).
 
         Raises:
             TimeoutError: in lock step, no batch within `replay.timeout_s`.
@@ -98,20 +100,21 @@ class CoReLearner(TorchLearner):
         waiting = None
         if updates is not None:
             for _number in range(updates):
-                self._core.step(self._draw())
+                self._step(*self._draw(), self._lock_step_priorities)
+                self._lock_step_priorities.flush()
             self._publish(wait=True)
         else:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 begin = time.monotonic()
                 try:
-                    batch = self._batches().get(max(0.0, deadline - begin))
+                    batch, drawn = self._batches().get(max(0.0, deadline - begin))
                 except NoBatch as error:
                     waiting = str(error)
                     wait_s += time.monotonic() - begin
                     break
                 wait_s += time.monotonic() - begin
-                self._core.step(batch)
+                self._step(batch, drawn, self._priorities)
                 self._tell_hub()
         self._take_hubs_answer()
         metrics = self._read_metrics(updates is not None)
@@ -125,6 +128,7 @@ class CoReLearner(TorchLearner):
             "driver_wait_s": called - last,
             "waiting": waiting,
             "published": self._published,
+            "reader": self._reader_stats(),
         }
 
     def reconnect(self) -> int:
@@ -134,14 +138,14 @@ class CoReLearner(TorchLearner):
         On return the hub holds the weights, so that no actor needs to step with others.
         """
         self._connect()
-        self._close_prefetcher()
+        self._close_feed()
         self._publish(wait=True)
         self._slice_ended = None
         return self._core.updates
 
     def shutdown(self) -> None:
-        """Ends the prefetch thread."""
-        self._close_prefetcher()
+        """Ends the thread that reads batches."""
+        self._close_feed()
 
     # State --------------------------------------------------------------------------------------
 
@@ -187,39 +191,58 @@ class CoReLearner(TorchLearner):
     def _connect(self) -> None:
         if self._service is None:
             self._service = ReplayService.connect(self._plane["prefix"])
-            self._hub = ray.get_actor(f"{self._plane['prefix']}/weights")
+            self._hub = ray.get_actor(f"{self._plane['prefix']}/weights", NAMESPACE)
+            self._reader = self._service.reader(in_flight=0)  # this thread's
+            self._priorities = PriorityReturn(self._reader.update_priorities)
+            # The next draw is to know of these.
+            update = partial(self._reader.update_priorities, wait=True)
+            self._lock_step_priorities = PriorityReturn(update)
 
-    def _batches(self) -> Prefetcher[Batch]:
-        if self._prefetcher is None:
+    def _step(self, batch: Batch, drawn: Drawn, back: PriorityReturn[Drawn]) -> None:
+        priorities = self._core.step(batch)
+        if priorities is not None:
+            back.add(drawn, priorities)
+
+    def _batches(self) -> BatchFeed[Drawn]:
+        if self._feed is None:
             assert self._service is not None
-            self._reader = self._service.reader()
-            pin = self._device.type == "cuda"
+            self._feed_reader = self._service.reader()
+            self._feed = BatchFeed(
+                partial(_draw_into, self._feed_reader),
+                self._empty_batch,
+                self._device,
+                self._settings.prefetch_batches,
+            )
+        return self._feed
 
-            def next_batch(timeout_s: float) -> Batch:
-                batch = self._reader.read(timeout_s=timeout_s)
-                return _pinned(batch) if pin else batch
+    def _close_feed(self) -> None:
+        """Forgets what is on its way from and to replay."""
+        if self._feed is not None and self._feed_reader is not None:
+            self._feed.close(timeout_s=30.0)
+            self._feed_reader.close()
+            self._feed = self._feed_reader = None
+        if self._service is not None:
+            self._priorities.clear()
+            self._lock_step_priorities.clear()
 
-            depth = self._settings.prefetch_batches
-            self._prefetcher = Prefetcher(next_batch, depth, wait_s=0.5)
-        return self._prefetcher
+    def _draw(self) -> tuple[Batch, Drawn]:
+        """Draws one batch now, and nothing ahead; the next call fills the same arrays."""
+        arrays = self._drawn_arrays = self._drawn_arrays or self._empty_batch()
+        drawn = _draw_into(self._reader, arrays)
+        # On a GPU a copy that is done on return, before the arrays can be filled again.
+        return {n: torch.from_numpy(a).to(self._device) for n, a in arrays.items()}, drawn
 
-    def _close_prefetcher(self) -> None:
-        if self._prefetcher is not None:
-            self._prefetcher.close(timeout_s=30.0)
-            self._prefetcher = None
-            self._reader.close()
-
-    def _draw(self) -> Batch:
-        """Draws one batch now, an equal part from every shard, and nothing ahead."""
+    def _empty_batch(self) -> Arrays:
         service = self._service
         assert service is not None
-        work, timeout_s = service.workload, service.settings.timeout_s
-        share = work.share(service.settings.shards)
-        ask = (work.batch_length, share, timeout_s, self._drawer, self._drawn)
-        self._drawn += 1
-        calls = [shard.sample.remote(*ask) for shard in service.shards]
-        parts = ray.get(calls, timeout=timeout_s + 10.0)
-        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        work = service.workload
+        arrays = service.schema.empty(work.batch_length, work.batch_size)
+        if service.settings.sampler == "prioritised":
+            arrays[IMPORTANCE] = np.empty(work.batch_size, np.float32)
+        return arrays
+
+    def _reader_stats(self) -> dict[str, float]:
+        return (self._reader if self._feed_reader is None else self._feed_reader).stats()
 
     def _tell_hub(self) -> None:
         """Hands weights or at least the count of updates to the hub, if due; never waits."""
@@ -268,5 +291,9 @@ def _names(components: str | Collection[str] | None) -> set[str]:
     return {components} if isinstance(components, str) else set(components)
 
 
-def _pinned(batch: Batch) -> Batch:
-    return {name: torch.from_numpy(array).pin_memory() for name, array in batch.items()}
+def _draw_into(reader: ReplayReader, arrays: Arrays, timeout_s: float | None = None) -> Drawn:
+    steps = {name: array for name, array in arrays.items() if name != IMPORTANCE}
+    _, drawn = reader.draw(steps, timeout_s)
+    if IMPORTANCE in arrays:
+        arrays[IMPORTANCE][...] = drawn.importance_weights
+    return drawn

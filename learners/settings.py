@@ -77,6 +77,10 @@ class BehaviorSettings:
     log_alpha_max: float = 3.0  # upper clamp of the log temperature
     target_entropy: float | None = None  # null: minus the number of action dimensions
     reward_divisor: float = 1.0  # rewards are divided by this before every loss (small presets)
+    # replay.sampler=prioritised: share of a window's largest TD error in its priority, the rest is
+    # its mean (eta of R2D2)
+    priority_max_share: float = 0.9
+    priority_epsilon: float = 1e-6  # added to every priority, so that none is 0
 
 
 @dataclass(frozen=True)

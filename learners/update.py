@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.augment import centre_crop, random_crop, to_pixels
+from learners.behaviors.sac import CriticLoss
 from learners.core import CoReAgent
 from learners.device import choose_precision
 from learners.models.rssm import States
@@ -40,6 +41,7 @@ class Windows:
     actions: Tensor  # (T, B, A)
     rewards: Tensor  # (T, B), divided by behavior.reward_divisor
     discounts: Tensor  # (T, B)
+    importance_weights: Tensor | None  # (B,); None where windows are not drawn by priority
 
 
 class CoReUpdate:
@@ -109,25 +111,32 @@ class CoReUpdate:
             ),
         }
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> Tensor | None:
         """Apply one update.
 
         Nothing is read back from the device: on a GPU the call returns before the work is done.
+        Nothing that is kept lies in the batch's memory: on a CPU it can be filled again on return.
 
         Args:
             batch: `observation` uint8 (T, B, H, W, 3); `action` float32 (T, B, A); `reward` and
-                `discount` float32 (T, B); `proprioception` float32 (T, B, P) if the agent has it.
+                `discount` float32 (T, B); `proprioception` float32 (T, B, P) if the agent has it;
+                `importance_weights` float32 (B,) if the windows were drawn by priority.
+
+        Returns:
+            The windows' new priorities, float32 (B,) on the device, from the TD errors of this
+            update; None for a batch without importance weights.
         """
         windows = self._prepare(batch)
         if self.learner.update_order == "sequential":
-            metrics = self._sequential(windows)
+            metrics, priorities = self._sequential(windows)
         else:
-            metrics = self._fused(windows)
+            metrics, priorities = self._fused(windows)
         self.updates += 1
         self._summed_updates += 1
         for name, value in metrics.items():
             previous = self._sums.get(name)
             self._sums[name] = value if previous is None else previous + value
+        return priorities
 
     def metrics(self) -> dict[str, float]:
         """Return means over the updates since the last call; waits once for the device."""
@@ -163,7 +172,7 @@ class CoReUpdate:
 
     # Orders -------------------------------------------------------------------------------------
 
-    def _sequential(self, windows: Windows) -> dict[str, Tensor]:
+    def _sequential(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
         features, states = self._observe(windows)
         loss, metrics = self.agent.model_loss(
             features, states, windows.actions, windows.rewards, self.generator
@@ -175,11 +184,12 @@ class CoReUpdate:
         trains_model = self.objective.critic_gradient_to_model
         with torch.set_grad_enabled(trains_model):
             _, states = self._observe(windows)
-        metrics |= self._critic_step(states, windows)
+        critic = self._critic_step(states, windows)
+        metrics |= critic.metrics
         metrics |= self._behavior_step(states)
-        return metrics
+        return metrics, critic.priorities
 
-    def _fused(self, windows: Windows) -> dict[str, Tensor]:
+    def _fused(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
         sac = self.agent.behavior
         features, states = self._observe(windows)
         loss, metrics = self.agent.model_loss(
@@ -188,32 +198,35 @@ class CoReUpdate:
         latent = states.expected()
         if not self.objective.critic_gradient_to_model:
             latent = latent.detach()
-        critic_loss, critic_metrics = sac.critic_loss(
-            latent, windows.actions, windows.rewards, windows.discounts, self.generator
-        )
+        critic = self._critic_loss(latent, windows)
         self._clear_gradients()
-        (loss + critic_loss).backward()
+        (loss + critic.loss).backward()
         self._clip_and_step("model", self._model_parameters, self.learner.model_clip, metrics)
         self._clip_and_step("critic", sac.critics.parameters(), self.learner.critic_clip, metrics)
-        metrics |= critic_metrics | {"loss/critic": critic_loss.detach()}
+        metrics |= critic.metrics
         metrics |= self._behavior_step(states)
-        return metrics
+        return metrics, critic.priorities
 
-    def _critic_step(self, states: States, windows: Windows) -> dict[str, Tensor]:
-        sac = self.agent.behavior
-        loss, metrics = sac.critic_loss(
-            states.expected(),
+    def _critic_step(self, states: States, windows: Windows) -> CriticLoss:
+        critic = self._critic_loss(states.expected(), windows)
+        self._clear_gradients()
+        critic.loss.backward()
+        # Only the critics' own parameters are clipped; the model's share passes as it is.
+        parameters = self.agent.behavior.critics.parameters()
+        self._clip_and_step("critic", parameters, self.learner.critic_clip, critic.metrics)
+        return critic
+
+    def _critic_loss(self, latent: Tensor, windows: Windows) -> CriticLoss:
+        critic = self.agent.behavior.critic_loss(
+            latent,
             windows.actions,
             windows.rewards,
             windows.discounts,
             self.generator,
+            windows.importance_weights,
         )
-        self._clear_gradients()
-        loss.backward()
-        metrics["loss/critic"] = loss.detach()
-        # Only the critics' own parameters are clipped; the model's share passes as it is.
-        self._clip_and_step("critic", sac.critics.parameters(), self.learner.critic_clip, metrics)
-        return metrics
+        critic.metrics["loss/critic"] = critic.loss.detach()
+        return critic
 
     def _behavior_step(self, states: States) -> dict[str, Tensor]:
         sac = self.agent.behavior
@@ -252,6 +265,9 @@ class CoReUpdate:
             actions=on_device("action"),
             rewards=on_device("reward") / self.reward_divisor,
             discounts=on_device("discount"),
+            importance_weights=(
+                on_device("importance_weights") if "importance_weights" in batch else None
+            ),
         )
 
     def _clear_gradients(self) -> None:

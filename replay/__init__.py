@@ -4,7 +4,7 @@ Exactly-once inserts, O(batch) sampling, a limiter of both sides, checked snapsh
 
 This package imports neither torch nor RLlib, and importing it does not import ray. Everything that
 works in one process is exported here; `replay.service.ReplayService` (shards as Ray actors) and
-`replay.client` need ray.
+`replay.writer`, `replay.reader` need ray.
 
     # in the driver
     service = ReplayService.create("replay", schema, settings, workload, seed=0)

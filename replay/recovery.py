@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
+from replay.resharding import Source
 
 
 class Recovery:
@@ -55,15 +58,16 @@ class Recovery:
         self._notes[1] = total
 
     @property
-    def snapshot(self) -> str | None:
-        """The last snapshot registered, if any."""
+    def snapshot(self) -> Source | None:
+        """What was registered last, if anything."""
         try:
-            return str(json.loads(self._pointer.read_text())["snapshot"])
-        except (OSError, ValueError, KeyError):
+            noted = json.loads(self._pointer.read_text())
+            return Source(tuple(noted["parts"]), noted["index"], noted["count"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def register(self, snapshot: str) -> None:
-        """Names the snapshot to go back to."""
+    def register(self, snapshot: Source) -> None:
+        """Names what to go back to."""
         partial = self._pointer.with_suffix(".partial")
-        partial.write_text(json.dumps({"snapshot": snapshot}))
+        partial.write_text(json.dumps(asdict(snapshot)))
         partial.replace(self._pointer)

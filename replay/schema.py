@@ -4,6 +4,7 @@ The step convention, stated here and nowhere else. Step t holds
 
     observation     o_t, what the policy saw
     proprioception  the part of o_t that is no picture, such as joints, where there is one
+    latent          the state the policy had reached on o_t, where it is kept
     action          a_t, what it did on seeing o_t
     reward          what a_t earned: the sum over the action repeat, known only after a_t
     is_first        o_t is the first observation of its episode
@@ -162,20 +163,32 @@ class Schema:
 
 
 def step_schema(
-    observation_shape: Sequence[int], action_size: int, proprioception_size: int = 0
+    observation_shape: Sequence[int],
+    action_size: int,
+    proprioception_size: int = 0,
+    *,
+    views: Mapping[str, Sequence[int]] | None = None,
+    latent_size: int = 0,
 ) -> Schema:
     """The system's schema: uint8 (H, W, 3) observations, float32 (A,) actions, and the four scalars
-    of a step; with a `proprioception_size` P above 0 float32 (P,) proprioception as well.
+    of a step. On request also: float32 (P,) proprioception, further uint8 `views` by name (other
+    cameras, of any shape), and the float32 (S,) latent state that the policy acted on.
     """
-    beside = [Field("proprioception", (int(proprioception_size),), "float32")]
-    return Schema(
-        (
-            Field("observation", tuple(int(size) for size in observation_shape), "uint8"),
-            *(beside if proprioception_size else []),
-            Field("action", (int(action_size),), "float32"),
-            Field("reward", (), "float32"),
-            Field("is_first", (), "bool"),
-            Field("is_last", (), "bool"),
-            Field("discount", (), "float32"),
-        )
-    )
+    fields = [Field("observation", _ints(observation_shape), "uint8")]
+    fields += [Field(name, _ints(shape), "uint8") for name, shape in (views or {}).items()]
+    if proprioception_size:
+        fields.append(Field("proprioception", (int(proprioception_size),), "float32"))
+    if latent_size:
+        fields.append(Field("latent", (int(latent_size),), "float32"))
+    fields += [
+        Field("action", (int(action_size),), "float32"),
+        Field("reward", (), "float32"),
+        Field("is_first", (), "bool"),
+        Field("is_last", (), "bool"),
+        Field("discount", (), "float32"),
+    ]
+    return Schema(tuple(fields))
+
+
+def _ints(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(size) for size in shape)

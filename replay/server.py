@@ -5,21 +5,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from replay.cut import TableRestore
-from replay.errors import ReplayTimeout, SnapshotError
+import numpy as np
+import ray
+
+from replay.blocks import Written
+from replay.errors import ReplayError, ReplayTimeout, SnapshotError
 from replay.limiter import Limiter
+from replay.memory import Address, check_memory
+from replay.packed import PackedStore
+from replay.progress import Progress
 from replay.recovery import Recovery
+from replay.resharding import Source
+from replay.restore import Damaged, TableRestore
+from replay.ring import Ring, RowsDrawn
+from replay.samplers import Draw, Window
 from replay.schema import Batch, Chunk, Schema
 from replay.seeds import seed_for
 from replay.settings import ReplaySettings
-from replay.shard import Receipt, ReplayShard
+from replay.shard import Receipt, ReplayShard, Request
+from replay.staging import StagedChunk, StagingReader
 from replay.workload import Workload
 
 logger = logging.getLogger(__name__)
+
+
+class Share(NamedTuple):
+    """A shard's part of a batch: the steps themselves, or where they lie in its ring."""
+
+    draw: Draw
+    eligible: int  # what was chosen from
+    batch: Batch | None = None  # (T, B, ...)
+    rows: RowsDrawn | None = None
+    ring: tuple[Address, int] | None = None  # its memory and its capacity
 
 
 class ShardServer:
@@ -40,48 +64,66 @@ class ShardServer:
         workload: Workload,
         seed: int,
         recovery_path: str,
+        detached: bool = False,
     ) -> None:
-        """Shard `index` of `settings.shards`; `seed` is the run's root seed."""
+        """Shard `index` of `settings.shards`; `seed` is the run's root seed. If `detached` it ends
+        itself once nobody has called it for `settings.orphan_timeout_s`.
+        """
         self._index = index
         self._settings = settings
         self._workload = workload
+        self._recovery = Recovery(recovery_path, index)
+        if not self._recovery.restarts:  # else readers may still hold what its last life has left
+            check_memory(settings.shard_bytes(schema.bytes_per_step))
         limiter = Limiter(
             workload.samples_per_insert, settings.shard_minimum_agent_steps, workload.band(settings)
         )
         self._shard = ReplayShard(
-            schema,
-            settings.shard_capacity_agent_steps(schema.bytes_per_step),
+            _store(schema, settings),
             sampler=settings.sampler,
+            sampler_options=settings.sampler_options,
             limiter=limiter,
             seed=seed_for(seed, "replay", "shard", index),
         )
-        self._recovery = Recovery(recovery_path, index)
+        self._staged = StagingReader(schema)
+        self._redrawn = 0
         self._changed = asyncio.Condition()
         self._saving = asyncio.Lock()
         # Ray may hand over a reader's calls in another order than they were made in. They are
         # served by number, so that equal seeds give equal batches.
         self._turn: dict[str, int] = {}  # reader -> the number to be served next
         self._over: defaultdict[str, set[int]] = defaultdict(set)  # served or given up before
-        self._checked: tuple[str, TableRestore] | None = None
+        self._checked: tuple[Source, Damaged, TableRestore] | None = None
+        self._unregistered: Written | None = None  # of a save whose place is not known yet
+        self._progress = Progress()
         if self._recovery.restarts:
             self._go_back()
+        self._called_at = time.monotonic()
+        if detached:
+            threading.Thread(target=self._watch_owner, name="orphan", daemon=True).start()
 
     def describe(self) -> tuple[Schema, ReplaySettings, Workload]:
         """What `ReplayService.connect` needs to know."""
+        self._called_at = time.monotonic()
         return self._shard.schema, self._settings, self._workload
 
     async def pid(self) -> int:
         """The id of this shard's process, for whoever watches or tests it."""
         return os.getpid()
 
-    async def insert(self, chunks: list[Chunk], waited_s: float = 0.0) -> Receipt:
+    async def insert(
+        self, chunks: list[Chunk | StagedChunk], waited_s: float = 0.0
+    ) -> Receipt | None:
         """Stores consecutive chunks of one episode; the first may be held back, and then none is
-        stored.
+        stored. None: a staged chunk cannot be reached from here, send the chunks themselves.
 
         `waited_s` is how long the writer was held back before this call, for the statistics.
         """
         stored = 0
-        for chunk in chunks:
+        for given in chunks:
+            chunk = self._staged.find(given) if isinstance(given, StagedChunk) else given
+            if chunk is None:
+                return None
             receipt = self._shard.insert(chunk)
             if receipt.held_back:
                 return receipt
@@ -101,9 +143,9 @@ class ShardServer:
         return True
 
     async def sample(
-        self, length: int, sequences: int, timeout_s: float, reader: str, number: int
-    ) -> Batch:
-        """A batch share (T, sequences, ...), waiting up to `timeout_s`. Raises `ReplayTimeout`.
+        self, request: Request, timeout_s: float, reader: str, number: int, by_reference: bool
+    ) -> Share:
+        """A share of a batch, waiting up to `timeout_s`. Raises `ReplayTimeout`.
 
         `reader` numbers its requests to this shard 0, 1, 2, ... and is served in that order. (After
         a restart of the shard in any order: some numbers were served in its earlier life.)
@@ -111,7 +153,7 @@ class ShardServer:
 
         def ready() -> bool:
             in_turn = self._recovery.restarts > 0 or number <= self._turn.get(reader, 0)
-            return in_turn and self._shard.would_give(length, sequences)
+            return in_turn and self._shard.would_give(request)
 
         waits = not ready()
         self._shard.waiting_samples += waits
@@ -120,10 +162,11 @@ class ShardServer:
             if waits:
                 await self._notify()  # writers held back may go on now
                 await self._until(ready, timeout_s)
-            batch = self._shard.sample(length, sequences)
-            assert batch is not None
+            draw = self._shard.draw(request)
+            assert draw is not None
+            share = self._share(request, draw, by_reference)
         except TimeoutError:
-            why = self._shard.why_not(length, sequences)
+            why = self._shard.why_not(request)
             raise ReplayTimeout(f"shard {self._index} {why}") from None
         finally:
             self._shard.waiting_samples -= waits
@@ -131,64 +174,138 @@ class ShardServer:
             if waits:
                 self._shard.limiter.sample_waited(time.monotonic() - begin)
         await self._notify()
-        return batch
+        return share
 
-    async def why_not(self, length: int, sequences: int) -> str | None:
+    async def redraw(self, request: Request, timeout_s: float, by_reference: bool) -> Share:
+        """Other windows for a reader whose drawn ones were overwritten before it had copied them:
+        not counted again. Raises `ReplayTimeout` if there is none within `timeout_s`.
+        """
+        try:
+            await self._until(lambda: self._shard.eligible(request) > 0, timeout_s)
+        except TimeoutError:
+            why = self._shard.why_not(request)
+            raise ReplayTimeout(f"shard {self._index} {why}") from None
+        self._redrawn += request.sequences
+        return self._share(request, self._shard.redraw(request), by_reference)
+
+    async def update_priorities(
+        self, window: Window, ordinals: np.ndarray, starts: np.ndarray, priorities: np.ndarray
+    ) -> None:
+        """See `ReplayShard.update_priorities`."""
+        self._shard.update_priorities(window, ordinals, starts, priorities)
+
+    async def limit(self, changes: dict[str, Any]) -> None:
+        """See `Limiter.configure`; for everyone who waits the new numbers count at once."""
+        self._shard.limiter.configure(**changes)
+        await self._notify()
+
+    async def preload(self, on: bool) -> None:
+        """See `Limiter.preload`."""
+        self._shard.limiter.preload(on)
+        await self._notify()
+
+    async def why_not(self, request: Request) -> str | None:
         """See `ReplayShard.why_not`."""
-        return self._shard.why_not(length, sequences)
+        return self._shard.why_not(request)
+
+    async def waiting_for(self) -> str:
+        """See `Limiter.waiting_for`."""
+        return self._shard.limiter.waiting_for()
 
     async def stats(self) -> dict[str, float]:
         """See `ReplayShard.stats`; with the restarts and what they lost."""
+        self._called_at = time.monotonic()
         lives = {
             "restarts": self._recovery.restarts,
             "lost_agent_steps": self._recovery.lost_agent_steps,
+            "redrawn_sequences": self._redrawn,
         }
         return self._shard.stats() | lives
 
     async def save(self, path: str) -> None:
-        """Saves this moment to the directory `path`; inserts and samples go on meanwhile."""
+        """Saves this moment to the directory `path`; inserts and samples go on meanwhile. Raises
+        `SnapshotError` if the disk does not take it.
+        """
         async with self._saving:
-            cut = self._shard.cut(path)
+            self._progress = Progress(f"Replay shard {self._index}")
             try:
-                for _ in cut:
-                    await asyncio.sleep(0)  # lets waiting calls in between two episodes
-                await asyncio.to_thread(cut.commit)
-            finally:
-                cut.close()
+                self._unregistered = await self._write(path)
+            except OSError as error:
+                raise SnapshotError(
+                    f"Shard {self._index} could not save to {path} ({error}). The snapshot before "
+                    "is untouched. Is the disk full, or the folder not writable?"
+                ) from None
+
+    async def _write(self, path: str) -> Written:
+        cut = self._shard.cut(path, self._progress)
+        try:
+            await asyncio.to_thread(cut.begin)
+            for block in cut:
+                for _ in block:
+                    await asyncio.sleep(0)  # lets waiting calls in
+                await asyncio.to_thread(block.write)
+            await asyncio.to_thread(cut.commit)
+        finally:
+            cut.close()
+        return cut.written
 
     async def register(self, path: str) -> None:
-        """Names the snapshot to go back to after a crash."""
-        self._recovery.register(path)
+        """Names the snapshot to go back to after a crash: what `save` wrote, now in this place."""
+        self._recovery.register(Source((path,)))
+        if self._unregistered is not None:
+            self._shard.saved(self._unregistered._replace(folder=Path(path)))
+            self._unregistered = None
 
-    async def check(self, path: str) -> None:
-        """Reads and checks the snapshot at `path` without applying it; `load` of the same path then
-        applies it at once.
+    async def progress(self) -> tuple[str, int, int]:
+        """What the save or load at work, or the last one, is doing: task, bytes done, bytes in
+        all.
         """
-        self._checked = (path, await asyncio.to_thread(TableRestore, path, self._shard.schema))
+        return self._progress.task, self._progress.done, self._progress.total
 
-    async def load(self, path: str) -> None:
-        """Replaces everything by the snapshot at `path`. Raises `SnapshotError`, with nothing
-        changed, if it is damaged.
+    async def check(self, source: Source, damaged: Damaged) -> None:
+        """Reads and checks `source` without applying it; `load` of the same then applies it at
+        once.
         """
+        self._progress = Progress(f"Replay shard {self._index}")
+        restore = await asyncio.to_thread(
+            TableRestore,
+            source,
+            self._shard.schema,
+            damaged=damaged,
+            progress=self._progress,
+        )
+        self._checked = (source, damaged, restore)
+
+    async def load(self, source: Source, damaged: Damaged) -> None:
+        """Replaces everything by `source`, see `ReplayShard.load`."""
         async with (
             self._saving
         ):  # a save in progress ends first: its cut would lose the steps it has yet to write
-            if self._checked is None or self._checked[0] != path:
-                await self.check(path)
+            if self._checked is None or self._checked[:2] != (source, damaged):
+                await self.check(source, damaged)
             assert self._checked is not None
-            self._shard.apply(self._checked[1])
+            _, _, restore = self._checked
             self._checked = None
-            self._recovery.register(path)
+            self._shard.apply(restore)
+            self._unregistered = None
+            self._recovery.register(source)
             self._recovery.inserted(self._shard.limiter.inserted)
         await self._notify()
 
     def _go_back(self) -> None:
         snapshot = self._recovery.snapshot
-        source = "empty: no snapshot was ever saved" if snapshot is None else f"from {snapshot}"
-        if snapshot is not None:
+        source = "empty: no snapshot was ever saved"
+        # Twice before damage is believed: a save may have replaced the snapshot as it was read.
+        attempts: tuple[Damaged, ...] = ("refuse", "refuse", "skip")
+        for damaged in attempts:
+            if snapshot is None:
+                break
             try:
-                self._shard.load(snapshot)
-            except SnapshotError as error:
+                progress = Progress(f"Replay shard {self._index}")
+                self._shard.load(snapshot, damaged=damaged, progress=progress)
+                source = f"from {snapshot}"
+                break
+            except (ReplayError, OSError) as error:
                 source = f"empty: {error}"
         self._recovery.restored(self._shard.limiter.inserted)
         logger.warning(
@@ -198,6 +315,28 @@ class ShardServer:
             self._shard.table.agent_steps,
             self._recovery.lost_agent_steps,
         )
+
+    def _share(self, request: Request, draw: Draw, by_reference: bool) -> Share:
+        eligible, length = self._shard.eligible(request), request.window.length
+        store = self._shard.table.store
+        if by_reference and isinstance(store, Ring) and store.memory.address is not None:
+            ring = store.memory.address, store.capacity
+            rows = store.locate(draw.ordinals, draw.starts, length)
+            return Share(draw, eligible, rows=rows, ring=ring)
+        batch = self._shard.table.gather(draw.ordinals, draw.starts, length)
+        return Share(draw, eligible, batch=batch)
+
+    def _watch_owner(self) -> None:
+        patience_s = self._settings.orphan_timeout_s
+        never = threading.Event()
+        while (left := self._called_at + patience_s - time.monotonic()) > 0:
+            never.wait(left)
+        logger.warning(
+            "Replay shard %d ends itself: nobody has called it for %g s (replay.orphan_timeout_s).",
+            self._index,
+            patience_s,
+        )
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _end_turn(self, reader: str, number: int) -> None:
         over, turn = self._over[reader], self._turn.get(reader, 0)
@@ -209,6 +348,7 @@ class ShardServer:
         self._turn[reader] = turn
 
     async def _notify(self) -> None:
+        self._called_at = time.monotonic()
         async with self._changed:
             self._changed.notify_all()
 
@@ -216,3 +356,11 @@ class ShardServer:
         """Waits for a change that makes `ready()` true. Raises `TimeoutError` after `timeout_s`."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(ready)
+
+
+def _store(schema: Schema, settings: ReplaySettings) -> Ring | PackedStore:
+    capacity = settings.shard_capacity_agent_steps(schema.bytes_per_step)
+    if settings.compression == "none":
+        return Ring(schema, capacity)
+    agent_steps = -(-settings.capacity_agent_steps // settings.shards)
+    return PackedStore(schema, settings.shard_bytes(schema.bytes_per_step), capacity=agent_steps)

@@ -5,34 +5,47 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util.placement_group import PlacementGroup, get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from replay.client import ReplayReader, ReplayWriter
 from replay.errors import ReplayError, ReplayTimeout, SnapshotError
-from replay.ring import check_memory
+from replay.following import follow
+from replay.placement import (
+    NAMESPACE,
+    alive_nodes,
+    check_settings,
+    shard_name,
+    shard_options,
+)
+from replay.progress import Tell
+from replay.reader import ReplayReader
+from replay.resharding import Source
+from replay.restore import Damaged
+from replay.samplers import Window
 from replay.schema import Schema
 from replay.server import ShardServer
 from replay.settings import ReplaySettings
-from replay.snapshot import MANIFEST, SnapshotWriter, read_snapshot
-from replay.workload import Workload
+from replay.shard import Request
+from replay.snapshot import MANIFEST, SnapshotWriter, read_manifest, read_snapshot
+from replay.workload import Workload, shares
+from replay.writer import ReplayWriter
 
 START_TIMEOUT_S = 60.0  # at least, for a shard's process to come up
-CONCURRENT_CALLS = 10_000  # calls that may wait in a shard at once; waiting costs it nothing
 
 
 class ReplayService:
     """A handle on all shards of a run.
 
-    Shards live until `stop`, until the process that created them ends, or until the service object
-    that `create` returned is dropped: keep it.
+    Shards live until `stop`. Unless they were created `detached`, they also end with the process
+    that created them, and with the service object that `create` returned: keep it.
     """
 
     def __init__(
@@ -62,57 +75,49 @@ class ReplayService:
         *,
         seed: int = 0,
         recovery_path: str | os.PathLike[str] | None = None,
-        placement_group: PlacementGroup | None = None,
-        bundle_indices: Sequence[int] | None = None,
+        node_ids: Sequence[str] | None = None,
+        detached: bool = False,
     ) -> ReplayService:
         """Starts `settings.shards` shards named `PREFIX/shard-0`, ... and waits until they answer.
 
-        `prefix` must be new in this Ray namespace (for Tune: one per trial). `recovery_path` is a
-        folder for the few bytes that a shard started again must know; on several machines it must
-        be shared (default: a temporary folder). `bundle_indices` pins shard i to a bundle of
-        `placement_group` (default: the current one): inside a Tune trial always give them, or
-        shards take the bundles of env runners and the trial never starts. Raises `ReplayError`
-        before anything is started if the settings cannot work here.
+        Args:
+            prefix: New in the cluster; for Tune one per trial.
+            schema: Fields of a step.
+            settings: If they leave the number of shards open, every node gets `shards_per_node`.
+            workload: Who will use the service and how much.
+            seed: The run's root seed.
+            recovery_path: Folder for the few bytes that a shard started again must know; on several
+                machines a shared one (default: a temporary folder).
+            node_ids: The node of each shard, where the caller has reserved its CPUs; shards reserve
+                none then. Default: all nodes in turn. Inside a Tune trial always give them, or
+                shards take the bundles of env runners and the trial never starts.
+            detached: Whether shards outlive the process that calls this, so that a run that is
+                started again can `connect` to them. They end once nobody has called them for
+                `settings.orphan_timeout_s`.
+
+        Raises:
+            ReplayError: The settings cannot work here (nothing was started then), or the name is
+                taken.
+            ReplayTimeout: A shard does not start.
         """
-        workload.share(settings.shards)
-        workload.band(settings)
-        capacity = settings.shard_capacity_agent_steps(schema.bytes_per_step)
-        check_object_store(schema, settings, workload)
-        if len([node for node in ray.nodes() if node["Alive"]]) == 1:
-            check_memory(
-                settings.shards * capacity * schema.bytes_per_step,
-                "The arrays of all replay shards",
-            )
+        nodes = alive_nodes()
+        settings = settings.on_nodes(len(nodes))
+        check_settings(schema, settings, workload, nodes, node_ids)
         temporary = recovery_path is None
         recovery = str(
             tempfile.mkdtemp(prefix="replay-recovery-")
             if recovery_path is None
             else Path(recovery_path).absolute()
         )
-        options: dict[str, Any] = {
-            "num_cpus": settings.cpus_per_shard,
-            "max_restarts": -1,
-            "max_task_retries": -1,  # every call may be repeated, see ShardServer
-            "max_concurrency": CONCURRENT_CALLS,
-        }
-        group = placement_group or (
-            get_current_placement_group() if bundle_indices is not None else None
-        )
-        if bundle_indices is not None and (group is None or len(bundle_indices) != settings.shards):
-            raise ReplayError(
-                "bundle_indices needs a placement group and one index for each of "
-                f"{settings.shards} shards."
-            )
+        arguments = (schema, settings, workload, seed, recovery, detached)
         shards: list[ActorHandle[Any]] = []
         try:
             for index in range(settings.shards):
-                if group is not None:
-                    bundle = -1 if bundle_indices is None else bundle_indices[index]
-                    options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, bundle)
-                actor: Any = ray.remote(ShardServer).options(
-                    name=shard_name(prefix, index), **options
-                )
-                shards.append(actor.remote(index, schema, settings, workload, seed, recovery))
+                node = (node_ids or nodes)[index % len(node_ids or nodes)]
+                options = shard_options(prefix, index, node, settings, node_ids is not None)
+                lifetime = "detached" if detached else None
+                actor: Any = ray.remote(ShardServer).options(lifetime=lifetime, **options)
+                shards.append(actor.remote(index, *arguments))
             service = cls(
                 prefix, shards, schema, settings, workload, recovery if temporary else None
             )
@@ -131,17 +136,18 @@ class ReplayService:
 
     @classmethod
     def connect(cls, prefix: str, timeout_s: float = 60.0) -> ReplayService:
-        """Finds the shards of `prefix` from any process of the same Ray namespace."""
+        """Finds the shards of `prefix` from any process of the cluster."""
         try:
-            first = ray.get_actor(shard_name(prefix, 0))
+            first = ray.get_actor(shard_name(prefix, 0), NAMESPACE)
             call: Any = first.describe.remote()
             schema, settings, workload = ray.get(call, timeout=timeout_s)
             others = [
-                ray.get_actor(shard_name(prefix, index)) for index in range(1, settings.shards)
+                ray.get_actor(shard_name(prefix, index), NAMESPACE)
+                for index in range(1, settings.shards)
             ]
         except ValueError:
             raise ReplayError(
-                f"No replay service named {prefix!r} runs in this Ray namespace. Was it stopped, "
+                f"No replay service named {prefix!r} runs in this Ray cluster. Was it stopped, "
                 "or is the prefix of another run?"
             ) from None
         except GetTimeoutError:
@@ -171,18 +177,96 @@ class ReplayService:
             actor=actor,
             actor_index=actor_index,
             environments=open_episodes,
+            chunk_length=self.workload.chunk_length,
         )
 
     def reader(
-        self, batch_size: int | None = None, batch_length: int | None = None
+        self,
+        batch_size: int | None = None,
+        batch_length: int | None = None,
+        *,
+        stride: int = 1,
+        sampler: str | None = None,
+        in_flight: int | None = None,
+        by_reference: bool = True,
     ) -> ReplayReader:
-        """A reader of (T, B) batches, by default of the workload's."""
+        """A reader of (T, B) batches, by default of the workload's; see `ReplayReader`.
+
+        `stride`: windows begin at every so manieth step of their episode.
+        """
         return ReplayReader(
             self._shards,
+            self.schema,
             self.settings,
-            batch_length=batch_length or self.workload.batch_length,
+            window=Window(batch_length or self.workload.batch_length, stride),
             batch_size=batch_size or self.workload.batch_size,
+            sampler=sampler,
+            in_flight=in_flight,
+            by_reference=by_reference,
         )
+
+    def limit(
+        self,
+        *,
+        samples_per_insert: float | EllipsisType | None = ...,
+        minimum_agent_steps: int | None = None,
+        band_agent_steps: float | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Changes the limiter of all shards while they serve; what is not given stays.
+
+        `samples_per_insert` None takes it off. `minimum_agent_steps` and `band_agent_steps` (of
+        inserts) are those of all shards together. With another ratio or minimum the count of who is
+        ahead starts anew: what was owed at the old ratio is not made up for.
+        """
+        shards = len(self._shards)
+        changes: dict[str, Any] = {}
+        if samples_per_insert is not ...:
+            changes["samples_per_insert"] = samples_per_insert
+        if minimum_agent_steps is not None:
+            changes["minimum"] = -(-minimum_agent_steps // shards)
+        if band_agent_steps is not None:
+            ratio = self.workload.samples_per_insert
+            ratio = ratio if samples_per_insert is ... else samples_per_insert
+            changes["band"] = band_agent_steps * (ratio or 1.0)
+        if samples_per_insert is not ...:
+            self.workload = replace(self.workload, samples_per_insert=samples_per_insert)
+        self._call(
+            "limit",
+            arguments=[(changes,)] * shards,
+            what="to take the new limit",
+            timeout_s=timeout_s,
+        )
+
+    @contextmanager
+    def preload(self, timeout_s: float | None = None) -> Iterator[None]:
+        """For the length of a `with` block inserts are never held back and nothing is sampled:
+
+            with service.preload():
+                for chunk in demonstrations:
+                    writer.write(chunk)
+                writer.flush()
+
+        What was inserted in it does not count for samples per insert.
+        """
+        count = len(self._shards)
+        self._call("preload", arguments=[(True,)] * count, what="to begin", timeout_s=timeout_s)
+        try:
+            yield
+        finally:
+            self._call("preload", arguments=[(False,)] * count, what="to end", timeout_s=timeout_s)
+
+    def ready(self, timeout_s: float | None = None) -> bool:
+        """Whether every shard could give its part of a batch of the workload now."""
+        work = self.workload
+        window = Window(work.batch_length)
+        parts = shares(work.batch_size, len(self._shards), 0)
+        asked = [(Request(window, max(1, part)),) for part in parts]
+        return not any(self._call("why_not", arguments=asked, what="to say", timeout_s=timeout_s))
+
+    def waiting_for(self, timeout_s: float | None = None) -> list[str]:
+        """Who has to wait for whom at each shard now, as a sentence each."""
+        return self._call("waiting_for", what="to say who waits", timeout_s=timeout_s)
 
     def shard_stats(self, timeout_s: float | None = None) -> list[dict[str, float]]:
         """Each shard's counts, in order."""
@@ -194,9 +278,8 @@ class ReplayService:
         """
         shards = self.shard_stats(timeout_s)
         totals = {name: sum(shard[name] for shard in shards) for name in shards[0]}
-        minimum = self.settings.shard_minimum_agent_steps * len(shards)
-        totals["samples_per_insert"] = totals["sampled_agent_steps"] / max(
-            1, totals["inserted_agent_steps"] - minimum
+        totals["samples_per_insert"] = totals["limited_sampled_agent_steps"] / max(
+            1, totals["limited_inserted_agent_steps"]
         )
         return totals
 
@@ -205,14 +288,19 @@ class ReplayService:
         samples go on.
 
         The directory appears whole or not at all; one of the same name is replaced. It must lie
-        where every shard's machine can write. Shards started again after a crash go back to it.
-        Raises `ReplayTimeout`, or `ReplayError` if a shard is gone or has written elsewhere; an
-        earlier snapshot at `path` is then untouched.
+        where every shard's machine can write. Steps that the snapshot before holds already are not
+        written again. Shards started again after a crash go back to it.
+        Raises `ReplayTimeout` if no shard writes on for `timeout_s`, or `ReplayError` if a shard is
+        gone or has written elsewhere; an earlier snapshot at `path` is then untouched.
         """
         with SnapshotWriter(path) as writer:
             parts = [str(writer.staging / _part(index)) for index in range(len(self._shards))]
             self._call(
-                "save", arguments=[(part,) for part in parts], what="to save", timeout_s=timeout_s
+                "save",
+                arguments=[(part,) for part in parts],
+                what="to save",
+                timeout_s=timeout_s,
+                long=True,
             )
             for index, part in enumerate(parts):
                 try:
@@ -227,22 +315,46 @@ class ReplayService:
         finals = [(str(writer.path / _part(index)),) for index in range(len(self._shards))]
         self._call("register", arguments=finals, what="to note the snapshot", timeout_s=timeout_s)
 
-    def load(self, path: str | os.PathLike[str], timeout_s: float | None = None) -> None:
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        timeout_s: float | None = None,
+        *,
+        damaged: Damaged = "refuse",
+        progress: Tell | None = None,
+    ) -> None:
         """Puts back what `save` wrote, limiter counts and random states included.
 
-        Every shard checks its whole part before any applies: on `SnapshotError` nothing has
-        changed.
+        Every shard checks all that it needs before any applies: on `SnapshotError` nothing has
+        changed. Damaged files of steps are refused, or with `damaged="skip"` left out with a
+        warning and counted as `skipped_agent_steps`; a damaged manifest is always refused.
+
+        What N shards have saved, M shards can load: whole episodes are divided evenly, the counts
+        of all shards together stay, and random states follow from the saved ones. What does not
+        fit leaves, oldest first, with a warning.
+
+        `progress` is told now and then what is being done, and how many bytes of how many are.
+        Raises `ReplayTimeout` if no shard advances for `timeout_s`.
         """
         content = read_snapshot(path)
-        if content["shards"] != len(self._shards):
-            raise SnapshotError(
-                f"{path} was saved by {content['shards']} replay shards, this run has "
-                f"{len(self._shards)}: "
-                f"set replay.shards={content['shards']}."
+        if "shards" not in content:
+            raise SnapshotError(f"{path} is what one shard has saved: give the folder around it.")
+        folder = read_manifest(path).folder
+        parts = tuple(str(folder / _part(index)) for index in range(content["shards"]))
+        count = len(self._shards)
+        if len(parts) == count:
+            sources = [Source((part,)) for part in parts]
+        else:
+            sources = [Source(parts, index, count) for index in range(count)]
+        for method, what in (("check", "to check"), ("load", "to load")):
+            self._call(
+                method,
+                arguments=[(source, damaged) for source in sources],
+                what=f"{what} its snapshot",
+                timeout_s=timeout_s,
+                long=True,
+                tell=progress,
             )
-        parts = [(str(Path(path).absolute() / _part(index)),) for index in range(len(self._shards))]
-        self._call("check", arguments=parts, what="to check its snapshot", timeout_s=timeout_s)
-        self._call("load", arguments=parts, what="to load its snapshot", timeout_s=timeout_s)
 
     def stop(self) -> None:
         """Ends all shards; what they hold is gone. Safe to call twice."""
@@ -257,9 +369,11 @@ class ReplayService:
         what: str,
         arguments: Sequence[tuple[Any, ...]] | None = None,
         timeout_s: float | None = None,
+        long: bool = False,
+        tell: Tell | None = None,
     ) -> list[Any]:
         """Calls `method` on every shard and returns the answers in order; all of them or an error
-        that names the shard.
+        that names the shard. A `long` call may take longer than `timeout_s` while it advances.
         """
         timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
         given = arguments or [()] * len(self._shards)
@@ -267,7 +381,10 @@ class ReplayService:
             getattr(shard, method).remote(*args)
             for shard, args in zip(self._shards, given, strict=True)
         ]
-        _, missing = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
+        if long:
+            missing = follow(calls, self._shards, timeout_s, tell)
+        else:
+            _, missing = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
         if missing:
             late = ", ".join(shard_name(self.prefix, calls.index(call)) for call in missing)
             hint = (
@@ -285,25 +402,6 @@ class ReplayService:
             raise ReplayError(
                 f"A shard of replay service {self.prefix!r} is gone: {error}"
             ) from error
-
-
-def shard_name(prefix: str, index: int) -> str:
-    """The Ray actor name of a shard."""
-    return f"{prefix}/shard-{index}"
-
-
-def check_object_store(schema: Schema, settings: ReplaySettings, workload: Workload) -> None:
-    """Raises `ReplayError` if the cluster's object store cannot hold what will be in flight."""
-    needed = workload.object_store_bytes(schema, settings)
-    present = int(ray.cluster_resources().get("object_store_memory", 0))
-    if needed > present:
-        raise ReplayError(
-            f"Frames in flight need about {needed / 2**20:.0f} MiB of Ray's object store, which "
-            f"has {present / 2**20:.0f} MiB. Start Ray "
-            "with a larger object_store_memory (and /dev/shm: docker run --shm-size), or lower "
-            "replay.requests_in_flight, "
-            "replay.chunks_in_flight, the batch, or the number of actors."
-        )
 
 
 def _part(index: int) -> str:

@@ -1,32 +1,47 @@
 """A directory that is wholly there or not there at all, and is checked before anything is used.
 
-    NAME/manifest.json     {"format": 1, "parts": {file: {"bytes": n, "sha256": h}},
+    NAME/manifest.json     {"format": 2, "parts": {file: {"bytes": n, "sha256": h}},
                             "content": {...}, "sha256": of these three}
     NAME/...               the parts
 
 It is written beside its place (`.NAME.partial`), synced to the disk, and renamed. An older snapshot
 of the same name steps aside (`.NAME.previous`) for the moment between two renames; should the
-process die just then, the next reader puts it back.
+process die just then, readers find it there until the next save.
+
+A part that an earlier snapshot has already is not written again but linked: both directories then
+name the same file. Each directory is complete by itself all the same, and can be moved or removed
+without the other.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
+from typing import Any, BinaryIO, NamedTuple
 
 from replay.errors import SnapshotError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 22
+Advance = Callable[[int], None]  # told how many bytes more were read
+_READ_BYTES = 1 << 22
+
+logger = logging.getLogger(__name__)
+
+
+class Manifest(NamedTuple):
+    """What a snapshot says of itself."""
+
+    folder: Path  # where it was found
+    parts: dict[str, dict[str, Any]]  # file -> {"bytes", "sha256"}
+    content: dict[str, Any]
 
 
 class PartWriter:
@@ -43,10 +58,6 @@ class PartWriter:
         self._file.write(data)
         self._hash.update(data)
         self._bytes += len(data)
-
-    def write_array(self, array: np.ndarray) -> None:
-        """Appends an array's bytes in C order."""
-        self.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def finish(self) -> dict[str, Any]:
         """Syncs and closes the file; returns its manifest entry."""
@@ -71,32 +82,53 @@ class SnapshotWriter:
         self.staging = self.path.with_name(f".{self.path.name}.partial")
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
-        self._parts: dict[str, PartWriter] = {}
-        self._adopted: dict[str, dict[str, Any]] = {}
+        self._open: dict[str, PartWriter] = {}
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._copies: dict[str, BinaryIO] = {}
 
     def part(self, name: str) -> PartWriter:
         """Begins the file `name`."""
-        self._parts[name] = PartWriter(self.staging / name)
-        return self._parts[name]
+        self._open[name] = PartWriter(self.staging / name)
+        return self._open[name]
 
-    def append_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Appends each array to the part `NAME.npy` begun before."""
-        for name, array in arrays.items():
-            self._parts[f"{name}.npy"].write_array(array)
+    def adopt(self, name: str, entry: Mapping[str, Any] | None = None) -> None:
+        """Takes a file that someone else wrote and synced under `staging` into the manifest; its
+        `entry` is measured if it is not given.
+        """
+        self._entries[name] = dict(entry) if entry else measure_part(self.staging / name)
 
-    def adopt(self, name: str) -> None:
-        """Takes a file that someone else wrote and synced under `staging` into the manifest."""
-        self._adopted[name] = measure_part(self.staging / name)
+    def link(self, name: str, source: Path, entry: Mapping[str, Any]) -> None:
+        """Takes the file `source` of another snapshot, whose `entry` is known, without reading it.
+
+        Where the file system refuses links it is copied by `commit`. Raises `OSError` if it cannot
+        be opened or is of another size.
+        """
+        if name in self._entries:
+            return
+        if source.stat().st_size != entry["bytes"]:
+            raise FileNotFoundError(f"{source} is not of {entry['bytes']} bytes any more.")
+        try:
+            os.link(source, self.staging / name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            # Opened now: its name may be gone by the time of the commit.
+            self._copies[name] = source.open("rb")
+            _warn_of_copies(source.parent, str(error))
+        self._entries[name] = dict(entry)
 
     def commit(self, content: dict[str, Any]) -> None:
         """Writes the manifest with `content`, syncs all and moves the snapshot to its place."""
-        parts = {name: part.finish() for name, part in self._parts.items()} | self._adopted
-        manifest: dict[str, Any] = {"format": FORMAT, "parts": parts, "content": content}
-        manifest["sha256"] = _manifest_hash(manifest)
-        with (self.staging / MANIFEST).open("w") as file:
-            json.dump(manifest, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
+        for name, source in self._copies.items():
+            with source, (self.staging / name).open("wb") as file:
+                shutil.copyfileobj(source, file, _READ_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        parts = {name: part.finish() for name, part in self._open.items()} | self._entries
+        body = _manifest_body({"format": FORMAT, "parts": parts, "content": content})
+        # Encoded once, since that keeps other threads waiting: the hash is the last key in order.
+        text = f'{body[:-1]}, "sha256": "{_hash_of(body)}"}}'
+        write_synced(self.staging / MANIFEST, [memoryview(text.encode())])
         _sync_directory(self.staging)
         previous = _previous(self.path)
         if self.path.exists():
@@ -108,8 +140,10 @@ class SnapshotWriter:
 
     def discard(self) -> None:
         """Gives the snapshot up; one of the same name that exists already is untouched."""
-        for part in self._parts.values():
+        for part in self._open.values():
             part.close()
+        for source in self._copies.values():
+            source.close()
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def __enter__(self) -> SnapshotWriter:
@@ -126,6 +160,16 @@ class SnapshotWriter:
         self.discard()
 
 
+def find_snapshot(path: Path) -> Path:
+    """Where the snapshot `path` lies: there, or where it (or the snapshot that it is a part of) has
+    stepped aside for one that never came.
+    """
+    for candidate in (path, _previous(path), _previous(path.parent) / path.name):
+        if (candidate / MANIFEST).exists():
+            return candidate
+    return path
+
+
 def read_snapshot(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Checks every part of the snapshot at `path` against its manifest and returns the manifest's
     content.
@@ -133,37 +177,45 @@ def read_snapshot(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises `SnapshotError` naming the first file that is missing, of the wrong size or of the wrong
     content.
     """
-    path = Path(path).absolute()
-    previous = _previous(path)
-    if not path.exists() and previous.exists():
-        previous.rename(path)
+    manifest = read_manifest(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        check_parts(manifest.folder, manifest.parts)
+    except SnapshotError as error:
+        raise SnapshotError(f"{error} Nothing was loaded; use an earlier snapshot.") from None
+    return manifest.content
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Reads the manifest of the snapshot at `path` and checks it against its own hash; the parts
+    are not looked at.
+
+    Raises `SnapshotError` if it is missing, damaged or of another format.
+    """
+    folder = find_snapshot(Path(path).absolute())
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
         version, parts, content = manifest["format"], manifest["parts"], manifest["content"]
     except FileNotFoundError:
         raise SnapshotError(
-            f"No replay snapshot at {path}: {MANIFEST} is missing. Give the folder of a finished "
+            f"No replay snapshot at {folder}: {MANIFEST} is missing. Give the folder of a finished "
             "save."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(
-            f"{path / MANIFEST} is damaged ({error}). Nothing was loaded; use an earlier snapshot."
+            f"{folder / MANIFEST} is damaged ({error}). Nothing was loaded; use an earlier "
+            "snapshot."
         ) from None
-    if manifest.get("sha256") != _manifest_hash(manifest):
+    if manifest.get("sha256") != _hash_of(_manifest_body(manifest)):
         raise SnapshotError(
-            f"{path / MANIFEST} is damaged: it differs from its own hash. "
+            f"{folder / MANIFEST} is damaged: it differs from its own hash. "
             "Nothing was loaded; use an earlier snapshot."
         )
     if version != FORMAT:
         raise SnapshotError(
-            f"{path / MANIFEST} has format {version}, this version reads {FORMAT}. Load it with "
+            f"{folder / MANIFEST} has format {version}, this version reads {FORMAT}. Load it with "
             "the version that wrote it."
         )
-    try:
-        check_parts(path, parts)
-    except SnapshotError as error:
-        raise SnapshotError(f"{error} Nothing was loaded; use an earlier snapshot.") from None
-    return dict(content)
+    return Manifest(folder, parts, dict(content))
 
 
 def check_parts(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -172,32 +224,58 @@ def check_parts(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
     Raises `SnapshotError` naming the first file that is missing, of the wrong size or of the wrong
     content.
     """
-    for name, expected in parts.items():
-        try:
-            found = measure_part(folder / name)
-        except OSError as error:
-            raise SnapshotError(f"{folder / name} cannot be read ({error}).") from None
-        if found != expected:
-            what = "size" if found["bytes"] != expected["bytes"] else "content"
-            raise SnapshotError(
-                f"{folder / name} is damaged: its {what} differs from the manifest "
-                f"({found['bytes']} bytes, expected {expected['bytes']})."
-            )
+    for name, entry in parts.items():
+        damage = damage_of(folder / name, entry)
+        if damage is not None:
+            raise SnapshotError(damage)
 
 
-def measure_part(path: Path) -> dict[str, Any]:
+def damage_of(path: Path, entry: Mapping[str, Any], advance: Advance | None = None) -> str | None:
+    """What is wrong with a file of that manifest entry, as a sentence that names it; None if it is
+    whole.
+    """
+    try:
+        found = measure_part(path, advance)
+    except OSError as error:
+        return f"{path} cannot be read ({error})."
+    if found == entry:
+        return None
+    what = "size" if found["bytes"] != entry["bytes"] else "content"
+    return (
+        f"{path} is damaged: its {what} differs from the manifest "
+        f"({found['bytes']} bytes, expected {entry['bytes']})."
+    )
+
+
+def measure_part(path: Path, advance: Advance | None = None) -> dict[str, Any]:
     """Returns the manifest entry of a file: its size in bytes and its hash."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+            size += len(data)
+            if advance is not None:
+                advance(len(data))
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _manifest_hash(manifest: dict[str, Any]) -> str:
-    body = {name: manifest[name] for name in ("format", "parts", "content")}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def write_synced(path: Path, pieces: Iterable[memoryview]) -> None:
+    """Writes `pieces` behind one another as the new file `path`, and syncs it to the disk."""
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _manifest_body(manifest: dict[str, Any]) -> str:
+    """The part of a manifest that its hash is of."""
+    body = {name: manifest[name] for name in ("content", "format", "parts")}
+    return json.dumps(body, sort_keys=True)
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _previous(path: Path) -> Path:
@@ -210,3 +288,13 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_copies(folder: Path, why: str) -> None:
+    logger.warning(
+        "Files of %s cannot be linked (%s): each snapshot copies what it shares with the one "
+        "before. Keep snapshots on one file system that has hard links.",
+        folder,
+        why.split(":")[0],
+    )

@@ -1,15 +1,14 @@
-"""Episodes in the ring: exactly-once insertion, removal of the oldest whole episodes."""
+"""Episodes in a store: exactly-once insertion, removal of the oldest whole episodes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from replay.errors import ReplayError
-from replay.ring import Ring
 from replay.schema import Batch, Chunk, ChunkKey, Schema
 
 EPISODES_REMEMBERED = (
@@ -23,32 +22,61 @@ class Segment:
     in order of arrival.
     """
 
-    __slots__ = ("_slots", "actor", "episode", "finished", "length", "ordinal", "start")
+    __slots__ = ("actor", "episode", "finished", "length", "ordinal", "start")
 
-    def __init__(self, ordinal: int, actor: str, episode: int, start: int) -> None:
-        """An empty segment whose first step is step `start` of the episode."""
+    def __init__(self, ordinal: int, actor: str, episode: int, start: int, length: int = 0) -> None:
+        """A segment whose first step is step `start` of the episode."""
         self.ordinal = ordinal
         self.actor = actor
         self.episode = episode
         self.start = start
-        self.length = 0
+        self.length = length
         self.finished = False
-        self._slots = np.empty(64, np.int64)
+
+
+class Store(Protocol):
+    """Where a table keeps the steps of its segments, within a number of bytes."""
+
+    schema: Schema
 
     @property
-    def slots(self) -> np.ndarray:
-        """The ring's slots of the steps in time order, (length,) int64; a view."""
-        return self._slots[: self.length]
+    def agent_steps(self) -> int:
+        """Steps stored now."""
 
-    def extend(self, slots: np.ndarray) -> None:
-        """Appends steps."""
-        end = self.length + len(slots)
-        if end > len(self._slots):
-            grown = np.empty(max(end, 2 * len(self._slots)), np.int64)
-            grown[: self.length] = self.slots
-            self._slots = grown
-        self._slots[self.length : end] = slots
-        self.length = end
+    @property
+    def bytes_resident(self) -> int:
+        """Bytes that the steps take in memory."""
+
+    @property
+    def bytes_capacity(self) -> int:
+        """Bytes that they can take at most."""
+
+    def prepare(self, steps: Mapping[str, np.ndarray], length: int) -> Any:
+        """Makes of (L, ...) arrays what `append` takes. Raises `ReplayError` if that would not even
+        fit an empty store.
+        """
+
+    def fits(self, prepared: Any) -> bool:
+        """Whether it can be appended now without passing `bytes_capacity`."""
+
+    def append(self, ordinal: int, prepared: Any) -> None:
+        """Copies the steps behind what segment `ordinal` holds."""
+
+    def release(self, ordinal: int) -> None:
+        """Gives up a segment."""
+
+    def read(self, ordinal: int, begin: int, end: int) -> Batch:
+        """Copies steps [begin, end) of a segment: (end - begin, ...) arrays."""
+
+    def gather(
+        self, ordinals: np.ndarray, starts: np.ndarray, length: int, out: Batch | None = None
+    ) -> Batch:
+        """Copies B windows of `length` steps: window b begins at step `starts[b]` of segment
+        `ordinals[b]`. (T, B, ...) arrays, new or `out`.
+        """
+
+    def clear(self) -> None:
+        """Gives up everything."""
 
 
 class Listener(Protocol):
@@ -85,24 +113,25 @@ class _Memory:
 
 
 class Table:
-    """Segments of episodes, oldest first, in a ring of `capacity` agent steps.
+    """Segments of episodes, oldest first, whose steps a store keeps.
 
     Promises: a chunk is stored at most once, whatever is repeated, also after its episode was
     removed; steps of one segment are consecutive steps of one episode; a missing chunk ends a
     segment and begins another, so no window ever crosses a gap; when space is needed the oldest
-    whole segments go, never a part of one; the stored steps never exceed the capacity.
+    whole segments go, never a part of one; the stored steps never take more bytes than the store
+    may.
     """
 
-    def __init__(self, schema: Schema, capacity: int) -> None:
-        """An empty table; the ring's memory is claimed as it fills."""
-        self.ring = Ring(schema, capacity)
-        self.schema = schema
+    def __init__(self, store: Store) -> None:
+        """An empty table over an empty store, which nobody else may write to."""
+        self.store = store
+        self.schema = store.schema
         self.listeners: list[Listener] = []
         self.clear()
 
     def clear(self) -> None:
         """Forgets everything, counters included. Listeners are dropped: what they knew is gone."""
-        self.ring.clear()
+        self.store.clear()
         self.listeners.clear()
         self._segments: OrderedDict[int, Segment] = OrderedDict()
         self._open: dict[tuple[str, int], Segment] = {}
@@ -117,7 +146,7 @@ class Table:
     @property
     def agent_steps(self) -> int:
         """Agent steps stored now."""
-        return self.ring.capacity - self.ring.free_count
+        return self.store.agent_steps
 
     @property
     def segments(self) -> int:
@@ -136,15 +165,11 @@ class Table:
         """
         actor, episode, start = chunk.key
         length = len(chunk)
-        if length > self.ring.capacity:
-            raise ReplayError(
-                f"A chunk of {length} agent steps does not fit a shard of {self.ring.capacity}: "
-                "raise replay.capacity_agent_steps or replay.bytes_per_shard."
-            )
         if self.is_repeat(chunk.key):
             self.repeated_chunks += 1
             return 0
-        while self.ring.free_count < length:
+        prepared = self.store.prepare(chunk.steps, length)
+        while not self.store.fits(prepared):
             self._remove_oldest()
         memory = self._recall(actor)
         if start != memory.expected(episode):
@@ -154,7 +179,8 @@ class Table:
         segment = self._open.get((actor, episode))
         if segment is None or segment.start + segment.length != start:
             segment = self._begin(actor, episode, start)
-        segment.extend(self.ring.write(chunk.steps, length))
+        self.store.append(segment.ordinal, prepared)
+        segment.length += length
         memory.received(episode, start + length)
         if chunk.is_last:
             segment.finished = True
@@ -177,16 +203,19 @@ class Table:
         """Steps stored of segment `ordinal`."""
         return self._segments[ordinal].length
 
+    def has(self, ordinal: int) -> bool:
+        """Whether segment `ordinal` is stored."""
+        return ordinal in self._segments
+
+    def read(self, ordinal: int, begin: int, end: int) -> Batch:
+        """See `Store.read`."""
+        return self.store.read(ordinal, begin, end)
+
     def gather(
         self, ordinals: np.ndarray, starts: np.ndarray, length: int, out: Batch | None = None
     ) -> Batch:
-        """Copies B windows of `length` steps: window b begins at step `starts[b]` of segment
-        `ordinals[b]`. (T, B, ...) arrays.
-        """
-        slots = np.empty((length, len(ordinals)), np.int64)
-        for b, (ordinal, start) in enumerate(zip(ordinals.tolist(), starts.tolist(), strict=True)):
-            slots[:, b] = self._segments[ordinal].slots[start : start + length]
-        return self.ring.gather(slots, out)
+        """See `Store.gather`."""
+        return self.store.gather(ordinals, starts, length, out)
 
     def state(self) -> dict[str, Any]:
         """Everything but the steps and the segments, as plain values."""
@@ -208,14 +237,16 @@ class Table:
 
     def restore_segment(self, described: Segment, steps: Batch) -> None:
         """Puts back a saved segment, in order of ordinals; if the table became smaller, the oldest
-        leave as usual.
+        leave as usual. `steps` are its (L, ...) arrays; its length is set to L.
         """
-        length = len(steps["is_last"])
-        if length > self.ring.capacity:
+        described.length = len(steps["is_last"])
+        try:
+            prepared = self.store.prepare(steps, described.length)
+        except ReplayError:  # it alone is larger than the table
             return
-        while self.ring.free_count < length:
+        while not self.store.fits(prepared):
             self._remove_oldest()
-        described.extend(self.ring.write(steps, length))
+        self.store.append(described.ordinal, prepared)
         self._segments[described.ordinal] = described
         if not described.finished:
             self._open[described.actor, described.episode] = described
@@ -256,5 +287,5 @@ class Table:
         del self._segments[segment.ordinal]
         if self._open.get((segment.actor, segment.episode)) is segment:
             del self._open[segment.actor, segment.episode]
-        self.ring.release(segment.slots)
+        self.store.release(segment.ordinal)
         self.removed_agent_steps += segment.length

@@ -27,18 +27,6 @@ class Workload:
     environments_per_writer: int = 1  # episodes that an actor has open at once
     chunk_length: int = 32  # agent steps of a chunk, the longest
 
-    def share(self, shards: int) -> int:
-        """Sequences that each of `shards` shards adds to a batch. Raises `ReplayError` if the batch
-        does not divide evenly.
-        """
-        if self.batch_size % shards:
-            raise ReplayError(
-                f"batch_size {self.batch_size} is no multiple of replay.shards {shards}: every "
-                "shard gives an equal part of a batch. "
-                "Change one of them."
-            )
-        return self.batch_size // shards
-
     def band(self, settings: ReplaySettings) -> float:
         """The limiter's band of one shard, in sampled agent steps.
 
@@ -49,7 +37,8 @@ class Workload:
         """
         if self.samples_per_insert is None:
             return 0.0
-        sample = self.share(settings.shards) * self.batch_length
+        settings = settings.on_nodes(1)  # unless it says how many shards there are
+        sample = -(-self.batch_size // settings.shards) * self.batch_length
         chunk = self.samples_per_insert * self.chunk_length
         if settings.limiter_band_agent_steps is None:
             episodes = -(-self.writers * self.environments_per_writer // settings.shards)
@@ -64,15 +53,28 @@ class Workload:
             )
         return band
 
-    def object_store_bytes(self, schema: Schema, settings: ReplaySettings) -> int:
-        """Bytes of the object store that frames in flight need: every writer's chunks and every
-        reader's batches, twice over.
+    def object_store_bytes(self, schema: Schema, settings: ReplaySettings, nodes: int = 1) -> int:
+        """Bytes of the object store that frames in flight need on a cluster of `nodes` nodes.
+
+        Between nodes all of them: every writer's chunks and every reader's batches, twice over. On
+        one node chunks and batches go through memory that the processes share; only compressed
+        steps come by value, and room for one batch of each reader is kept for processes that cannot
+        reach a shard's memory.
         """
-        chunks = (
-            self.writers
-            * self.environments_per_writer
-            * settings.chunks_in_flight
-            * self.chunk_length
-        )
-        batches = self.readers * settings.requests_in_flight * self.batch_size * self.batch_length
-        return 2 * schema.bytes_per_step * (chunks + batches)
+        in_flight = settings.requests_in_flight
+        if nodes == 1 and settings.compression == "none":
+            in_flight = 1
+        agent_steps = self.readers * in_flight * self.batch_size * self.batch_length
+        if nodes > 1:
+            open_episodes = self.writers * self.environments_per_writer
+            agent_steps += open_episodes * settings.chunks_in_flight * self.chunk_length
+        return 2 * schema.bytes_per_step * agent_steps
+
+
+def shares(sequences: int, shards: int, turn: int) -> list[int]:
+    """Sequences that each of `shards` shards gives to a batch of `sequences`.
+
+    They differ by one at most, and it is another shard's turn with each batch to give one more.
+    """
+    each, more = divmod(sequences, shards)
+    return [each + ((shard - turn) % shards < more) for shard in range(shards)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from actors.environments.settings import EnvironmentSettings
 
 # isort: split
 import ray
+from ray.exceptions import RayActorError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -37,27 +39,31 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune import PlacementGroupFactory
 
-from actors.runner import StreamingEnvRunner
+from actors.runner import StreamingEnvRunner, actor_groups
 from learners.learner import CoReLearner
 from learners.module import CoReModule
 from rl_system.builder import INSTEAD, SettingsBuilder, split_values
 from rl_system.checkpointed import Checkpointed, answers
 from rl_system.cluster import start_ray
 from rl_system.evaluator import EvaluationSchedule
+from rl_system.placement import acting_options, check_nodes
 from rl_system.plane import (
-    DRIVER_CPUS,
     DataPlane,
-    check_supported,
     explain_actors,
-    gpus_per_learner,
-    new_prefix,
-    own_directory,
-    required_cpus,
-    shard_bundles,
+    living_shards,
+    place_of,
     shared_settings,
-    wait_for_resources,
 )
 from rl_system.policy import load_policy
+from rl_system.resources import (
+    DRIVER_CPUS,
+    check_supported,
+    gpus_per_learner,
+    required_cpus,
+    settled,
+    shard_bundles,
+    wait_for_resources,
+)
 from rl_system.settings import EvaluationSettings
 from rl_system.tally import Tally
 from rl_system.watch import Watch
@@ -86,7 +92,8 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         super().__init__(algo_class=algo_class or CoRe)
         self.settings = {}
         self.plane: dict[str, Any] = {}  # what actors and learner find each other by; set at build
-        self.directory: str | None = None  # for what a run keeps while it lives; None: temporary
+        self.directory: str | None = None  # for snapshots of replay, see `from_settings`
+        self.run_name: str | None = None  # in Ray, see `from_settings`
         self.gpus_of_learner: float | None = None  # as `learners` was told; None: by learner.device
         self.env_runner_cls = StreamingEnvRunner
         self.create_local_env_runner = False
@@ -204,7 +211,8 @@ class CoRe(Checkpointed, Algorithm):
     """Distributed CoRe: actors stream to replay shards, a learner trains, the driver conducts.
 
     `train()` returns RLlib's result with the flat dictionary `metrics` (rl_system/metrics.py).
-    Checkpoints hold weights, optimisers, random states, counters and the whole replay.
+    Checkpoints hold weights, optimisers, random states, counters, and replay or where its snapshot
+    lies (`replay.checkpoint`).
     """
 
     config: CoReConfig
@@ -228,26 +236,35 @@ class CoRe(Checkpointed, Algorithm):
         """Starts shards, hub, actors, learner and evaluator.
 
         Raises:
-            SettingsError, ReplayError: what is asked for cannot work here; nothing is left running.
+            SettingsError, ReplayError: what is asked for cannot work here; nothing is left running,
+                except living shards of an earlier life.
+            RunError: another process of the cluster conducts this run.
         """
-        settings = self._settings = self.config.resolved()
+        settings = self.config.resolved()
         self._tally = Tally()
         self._watch = Watch(settings)
         self._generation = 0  # grows when the run is put back to a checkpoint
         self._first_update_agent_steps: int | None = None
+        self._leave_shards = False  # alive, when this object is stopped
         try:
-            prefix = new_prefix()
+            asked = self.config.run_name, self.config.directory
+            prefix, folder, lasting = place_of(self._storage, *asked, self.logdir)
+            living = len(living_shards(prefix))
+            others = super().default_resource_request(self.config.to_dict()).bundles
+            settings = self._settings = settled(settings, len(others), living)
             self._give_plane(prefix)
             self._token = ray.put(None)
-            bundles = self.default_resource_request(self.config.to_dict()).bundles
+            bundles = others if living else [*others, *shard_bundles(settings)]
+            check_nodes(settings)
             wait_for_resources(bundles, settings.run.startup_timeout_s)
-            # Before actors and learner: inside a Tune trial each shard has a bundle of its own, and
-            # the learner, which takes any, must find these taken.
-            self._plane = DataPlane.start(settings, prefix, self.logdir)
+            self._plane = DataPlane.start(settings, prefix, folder, lasting)
             self._schedule = EvaluationSchedule(prefix, settings, self._plane.action_dims)
-            super().setup(config)
+            with actor_groups():
+                super().setup(config)
             self._reconnect()  # publishes the first weights
         except BaseException as error:
+            # Shards of an earlier life are left as they were found.
+            self._leave_shards = hasattr(self, "_plane") and self._plane.adopted
             try:
                 if isinstance(error, IndexError):  # RLlib's word for: no env runner could be made
                     explain_actors(settings, error)
@@ -258,7 +275,11 @@ class CoRe(Checkpointed, Algorithm):
         self._watch.restart()
 
     def cleanup(self) -> None:
-        """Ends every process of this run."""
+        """Ends every process of this run.
+
+        If one of them has died, shards live on for a while (`replay.detached`), so that the run can
+        be started again with what they hold.
+        """
         if getattr(self, "learner_group", None) is not None:
             try:  # its reader withdraws what it asked of the shards before they go
                 self.learner_group.foreach_learner(
@@ -269,7 +290,10 @@ class CoRe(Checkpointed, Algorithm):
         super().cleanup()
         if hasattr(self, "_plane"):
             self._schedule.stop()
-            self._plane.stop()
+            if self._leave_shards:
+                self._plane.leave()
+            else:
+                self._plane.stop()
         if not self._storage:
             shutil.rmtree(self.logdir, ignore_errors=True)
 
@@ -278,13 +302,17 @@ class CoRe(Checkpointed, Algorithm):
         if self._storage:
             super()._setup_logdir()
         else:
-            self._logdir = str(own_directory(self.config.directory))
+            self._logdir = tempfile.mkdtemp(prefix="core-")
 
     # Conducting ---------------------------------------------------------------------------------
 
     def step(self) -> dict[str, Any]:
         """Runs one iteration of RLlib and adds the flat `metrics`."""
-        result = super().step()
+        try:
+            result = super().step()
+        except RayActorError:
+            self._leave_shards = True
+            raise
         try:
             stats = self._plane.replay.stats(timeout_s=10.0)
         except (TimeoutError, RuntimeError) as error:
@@ -414,6 +442,7 @@ class CoRe(Checkpointed, Algorithm):
             "prefix": prefix,
             "seed": run.seed,
             "deterministic": run.deterministic,
+            "runtime_env": acting_options(self._settings.environment),
         }
         config.freeze()
         self.config = config

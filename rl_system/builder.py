@@ -34,22 +34,35 @@ class SettingsBuilder:
         settings: Section -> key -> value, only what differs from the defaults. A value may be
             anything, such as a search space, until `resolved` is called.
         directory: See `from_settings`.
+        run_name: See `from_settings`.
     """
 
     settings: dict[str, dict[str, Any]]
     directory: str | None
+    run_name: str | None
 
     @classmethod
-    def from_settings(cls, settings: Settings, directory: str | Path | None = None) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        directory: str | Path | None = None,
+        run_name: str | None = None,
+    ) -> Self:
         """Returns the configuration of a complete `Settings`.
 
-        `directory` will hold what a crashed replay shard goes back to. It belongs to this run
-        alone: it is emptied at the start and removed at the end. On a cluster all machines that
-        have shards must share it. Default: a temporary one; in a Tune trial, the trial's.
+        `directory` will hold the snapshots of replay that checkpoints name and crashed shards go
+        back to. It belongs to this run alone (in a Tune experiment each trial has a folder in it).
+        On a cluster all machines that have shards must share it. Without one, a Tune trial uses its
+        own folder of the experiment's storage; elsewhere every checkpoint holds its snapshot.
+
+        `run_name` is what the run is called in Ray, the same when it is started again: a run whose
+        driver was killed then finds its living shards. It must be no other run's. Default: the Tune
+        trial's; elsewhere a new one each time.
         """
         config = cls()
         config.settings = settings_to_dict(settings)
         config.directory = None if directory is None else str(directory)
+        config.run_name = run_name
         return config
 
     def resolved(self) -> Settings:

@@ -6,6 +6,7 @@ classes are known here by their methods only.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,17 +20,22 @@ from rl_system.policy import MODULE_STATE
 from rl_system.tally import Tally
 from rl_system.watch import Watch
 
-REPLAY = "replay"  # directory of the shards in a checkpoint
 TALLY = "tally"  # key of the counters in the Algorithm's state
 LEARNER_PARTS = (MODULE_STATE, Path("learner_group/learner/state.pkl"))
 
 Take = Callable[[Mapping[str, Any]], None]
 
+logger = logging.getLogger(__name__)
+
 
 class Checkpointed:
     """The half of an Algorithm that saves and restores; stands before RLlib's in its bases.
 
-    Checkpoints hold weights, optimisers, random states, counters and the whole replay.
+    Checkpoints hold weights, optimisers, random states, counters, and replay or where its snapshot
+    lies (`replay.checkpoint`).
+
+    Attributes:
+        tell: Is given lines for the user about a restore.
     """
 
     learner_group: Any
@@ -40,6 +46,7 @@ class Checkpointed:
     _schedule: EvaluationSchedule
     _generation: int  # grows when the run is put back to a checkpoint
     _first_update_agent_steps: int | None
+    tell: Callable[[str], None] = staticmethod(logger.warning)
 
     def _take_actor(self, report: Mapping[str, Any]) -> None:
         raise NotImplementedError
@@ -79,7 +86,7 @@ class Checkpointed:
         self._come_to_rest()
         directory = Path(path if path is not None else tempfile.mkdtemp(prefix="core-checkpoint-"))
         directory.mkdir(parents=True, exist_ok=True)
-        self._plane.save(directory / REPLAY)
+        self._plane.save(directory)
         saved: str = super().save_to_path(str(directory), **kwargs)  # type: ignore[misc]
         require_learner(directory)
         return saved
@@ -87,8 +94,10 @@ class Checkpointed:
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Continues from what `save_to_path` wrote: same counters, same replay.
 
-        Replay is checked whole before anything is applied. On return the restored weights are
-        published: actors forget theirs with their next call and take no step before they have them.
+        Replay is checked whole before anything is applied. Where the process that conducted this
+        run was killed and its shards live on, they keep what they hold. On return the restored
+        weights are published: actors forget theirs with their next call and take no step before
+        they have them.
 
         Raises:
             SnapshotError, CheckpointError: a part is missing or damaged.
@@ -96,7 +105,7 @@ class Checkpointed:
         if kwargs.get("component") is not None:
             super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
             return
-        require_replay(Path(path))
+        reference, snapshot = self._plane.find(Path(path).absolute())
         self._come_to_rest()
         # The learner draws ahead even at rest; a batch drawn after the load would count as sampled.
         answers(
@@ -104,7 +113,7 @@ class Checkpointed:
                 lambda learner: learner.shutdown(), timeout_seconds=self._watch.patience_s
             )
         )
-        self._plane.replay.load(Path(path) / REPLAY)
+        self._plane.restore(reference, snapshot, self.tell)
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
         self._generation += 1
         self._watch.restart()
@@ -168,15 +177,6 @@ def answers(results: Iterable[Any]) -> list[Any]:
             raise value
         values.append(value)
     return values
-
-
-def require_replay(path: Path) -> None:
-    """Raises CheckpointError unless the checkpoint has a directory for replay."""
-    if not (path / REPLAY).is_dir():
-        raise CheckpointError(
-            f"{path} holds no {REPLAY} directory: it is incomplete, or no checkpoint of this "
-            "system. Resume from another checkpoint."
-        )
 
 
 def require_learner(path: Path) -> None:

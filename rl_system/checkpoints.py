@@ -1,12 +1,13 @@
 """Checkpoints of a run: complete or not there, checked before anything of them is applied.
 
     RUN_DIR/checkpoints/000012/manifest.json    counters, versions; size and hash of every part
+    RUN_DIR/checkpoints/000012/replay.json      which snapshot of replay belongs to it
     RUN_DIR/checkpoints/000012/...              what the algorithm saved
 
 The manifest is what makes a directory a checkpoint. It is written last and renamed into its place,
 so a save that was interrupted leaves a directory without one, which is never read and is removed by
-the next save. The directory itself has its final name from the start, because replay shards that
-crash go back to the snapshot they wrote there.
+the next save. Snapshots of replay have manifests of their own; they lie in RUN_DIR/replay and are
+checked by the shards, before anything is applied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from replay.errors import SnapshotError
-from replay.snapshot import MANIFEST, check_parts, measure_part, read_snapshot
+from replay.snapshot import MANIFEST, check_parts, measure_part
 from rl_system.errors import CheckpointError
 
 FORMAT = 1
@@ -126,18 +127,23 @@ class Checkpoints:
         try:
             return Checkpoint(path, read_manifest(path))
         except CheckpointError as error:
-            earlier = [other for other in self.list() if other.name < path.name]
-            hint = (
-                f"Nothing was loaded. An earlier one is {earlier[-1].name}: name it with "
-                f"--checkpoint {earlier[-1].name}."
-                if earlier
-                else "Nothing was loaded, and there is no earlier one."
-            )
-            raise CheckpointError(f"{error} {hint}") from error
+            raise CheckpointError(f"{error} {self.instead_of(path)}") from error
+
+    def instead_of(self, path: Path) -> str:
+        """Return the sentence that says which checkpoint to use instead of the damaged `path`."""
+        earlier = [other for other in self.list() if other.name < path.name]
+        if not earlier:
+            return "Nothing was loaded, and there is no earlier one."
+        return (
+            f"Nothing was loaded. An earlier one is {earlier[-1].name}: name it with --checkpoint "
+            f"{earlier[-1].name}."
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Check the parts of the checkpoint in `path` and return the content of its manifest.
+
+    Of a snapshot that lies in it only the manifests are: the shards read the rest when they load.
 
     Raises:
         CheckpointError: A part is missing, of another size or of another content.
@@ -156,9 +162,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     try:
         check_parts(path, parts)
-        for name in parts:
-            if Path(name).name == MANIFEST:
-                read_snapshot((path / name).parent)
     except SnapshotError as error:
         raise CheckpointError(str(error)) from error
     return dict(content)

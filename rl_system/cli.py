@@ -158,7 +158,8 @@ def _add_resume(commands: Any) -> None:
         "overrides",
         nargs="*",
         metavar="section.key=value",
-        help="what may change within a run: run.* (limits), evaluation.*, deadlines",
+        help="what may change within a run: run.* (limits), evaluation.*, deadlines, and how "
+        "replay is kept (replay.shards, replay.checkpoint, replay.damaged, replay.detached)",
     )
     parser.add_argument("--checkpoint", metavar="NUMBER", help="another one than the newest")
 

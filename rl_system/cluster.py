@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from replay.errors import ReplayError
 from replay.schema import step_schema
-from replay.workload import Workload
 from rl_system.errors import RunError, SettingsError
 from rl_system.machine import cpus, shared_memory_bytes
 from rl_system.settings import Settings
@@ -34,26 +32,17 @@ WORKER_ENVIRONMENT = {
 
 
 def object_store_mib(settings: Settings) -> int:
-    """Return the size of Ray's object store for a run.
+    """Return the size of Ray's object store, in MiB, for a run on this machine alone.
+
+    Frames on their way lie in memory that the processes share, and not there: see
+    `replay.workload.Workload.object_store_bytes`.
 
     Raises:
         SettingsError: `run.object_store_mb` is below what frames in flight need.
     """
     size = settings.environment.image_size
-    workload = Workload(
-        samples_per_insert=settings.samples_per_insert,
-        batch_length=settings.learner.sequence_length,
-        batch_size=settings.learner.batch_size,
-        readers=max(1, settings.learner.count),
-        writers=settings.actors.count,
-        environments_per_writer=settings.actors.environments_per_actor,
-        chunk_length=settings.actors.chunk_agent_steps,
-    )
     schema = step_schema((size, size, 3), _ACTION_DIMS, settings.proprioception_size)
-    try:
-        needed = -(-workload.object_store_bytes(schema, settings.replay) // MEBIBYTE)
-    except ReplayError as error:
-        raise SettingsError(str(error)) from error
+    needed = -(-settings.workload.object_store_bytes(schema, settings.replay) // MEBIBYTE)
     asked = settings.run.object_store_mb
     if asked is None:
         return max(200, needed + SPARE_STORE_MIB)
@@ -62,7 +51,7 @@ def object_store_mib(settings: Settings) -> int:
         raise SettingsError(
             f"run.object_store_mb is {asked}, but frames in flight need {needed} MiB and Ray at "
             f"least {LEAST_STORE_MIB}: set it to {least + SPARE_STORE_MIB} or null (computed), or "
-            "lower replay.requests_in_flight, replay.chunks_in_flight or learner.batch_size."
+            "lower learner.batch_size or learner.sequence_length."
         )
     return asked
 

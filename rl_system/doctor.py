@@ -63,6 +63,17 @@ ray.shutdown()
 """
 
 
+# Frames go from process to process through memory of one that the other maps.
+_SHARED = """
+import json, sys
+from replay.memory import Address, SharedMemory
+machine, pid, descriptor, nbytes, token = json.loads(sys.argv[1])
+address = Address(machine, pid, descriptor, nbytes, bytes.fromhex(token))
+memory = SharedMemory.attach(address)
+print(json.dumps({"answer": None if memory is None else int(memory.data[-1])}))
+"""
+
+
 # In robosuite's own Python.
 _ROBOSUITE = """
 import json, mujoco, robosuite
@@ -150,6 +161,7 @@ def check_machine() -> list[Check]:
                 else "Ray needs 200 MiB or more, else it uses the disk: in Docker --shm-size=1g",
             )
         )
+    checks.append(_check_shared_memory())
     free = shutil.disk_usage(tempfile.gettempdir()).free
     enough = free > 1024 * _MIB
     checks.append(
@@ -264,9 +276,13 @@ def check_folders(videos: str | None = None) -> list[Check]:
 
 
 def check_robosuite() -> list[Check]:
-    """Import robosuite in its own Python. Where there is none, only its tasks are missing."""
+    """Import robosuite in its own Python, and see whether actors can run in that Python.
+
+    Where there is none, only robosuite's tasks are missing.
+    """
     from actors.environments.robosuite import PYTHON_VARIABLE, RobosuiteMissing, find_python
     from actors.environments.settings import EnvironmentSettings
+    from rl_system.placement import find_fault
 
     topic, build = "robosuite", "make robosuite"
     try:
@@ -279,7 +295,11 @@ def check_robosuite() -> list[Check]:
     if answer is None:
         return [Check(topic, "warning", f"{python}: {failure}", f"build it anew: {build}")]
     found = f"{answer['robosuite']} with mujoco {answer['mujoco']} in {python}"
-    return [Check(topic, "ok", found)]
+    fault = find_fault(str(python))
+    if fault is not None:
+        advice = f"{build}, or set environment.robosuite_simulator=process"
+        return [Check(topic, "warning", f"{found}, where no actor can run: {fault}", advice)]
+    return [Check(topic, "ok", f"{found}, where actors can run")]
 
 
 SECTIONS: dict[str, Callable[[], list[Check]]] = {
@@ -304,6 +324,28 @@ def examine(only: str | None = None, videos: str | None = None) -> Iterator[tupl
         if only is None or section == only:
             found = check_folders(videos) if section == "folders" else check()
             yield from ((section, one) for one in found)
+
+
+def _check_shared_memory() -> Check:
+    """Map memory of this process in another one, as actors, replay shards and learner do."""
+    from replay.memory import SharedMemory
+
+    topic = "frames between processes"
+    memory = SharedMemory(1 << 16)
+    memory.data[-1] = 42
+    address, answer = memory.address, None
+    if address is not None:
+        plain = json.dumps([*address[:4], address.token.hex()])
+        answer, _ = _probe(_SHARED, plain)
+    if answer is not None and answer.get("answer") == 42:
+        return Check(topic, "ok", "go through shared memory")
+    return Check(
+        topic,
+        "warning",
+        "one process cannot map another's memory: they are copied through Ray's object store",
+        "run all processes as one user in one container, with /proc mounted, and raise "
+        "run.object_store_mb",
+    )
 
 
 def _check_videos(folder: Path) -> Check:

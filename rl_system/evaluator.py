@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.actor import ActorHandle
 
-from rl_system.hub import hub_name
+from rl_system.hub import find_hub
+from rl_system.placement import acting_options
 from rl_system.policy import build_agent
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Evaluator:
         import torch
 
         torch.set_num_threads(1)
-        self._hub = ray.get_actor(hub_name(prefix))
+        self._hub = find_hub(prefix)
         self._settings = settings
         self._agent = build_agent(settings, action_dims).eval()
 
@@ -63,11 +64,15 @@ class Evaluator:
 
 
 def start_evaluator(prefix: str, settings: Settings, action_dims: int) -> ActorHandle:
-    """Starts the evaluator of a run. It reserves no CPU: it lives on what the others leave."""
+    """Starts the evaluator of a run, in the Python that acts.
+
+    It reserves no CPU: it lives on what the others leave.
+    """
     options: dict[str, Any] = {
         "num_cpus": 0,
         "max_restarts": -1,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}},
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}
+        | acting_options(settings.environment),
     }
     return ray.remote(Evaluator).options(**options).remote(prefix, settings, action_dims)
 

@@ -8,12 +8,20 @@ object: an object dies with the process that put it, and weights must outlive a 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
+from replay.placement import NAMESPACE
+from rl_system.errors import RunError
+
 Weights = dict[str, Any]  # parameter name -> float32 array
+CLAIM_TIMEOUT_S = 15.0  # for the hub of a driver that was killed to be gone
+CLAIM_EVERY_S = 0.2
+
 Publication = tuple[str, int, list[ray.ObjectRef]]  # mark, updates, [reference to the weights]
 
 
@@ -65,8 +73,34 @@ def hub_name(prefix: str) -> str:
 def start_hub(prefix: str) -> ActorHandle:
     """Starts the hub of a run; it ends with the driver or by `ray.kill`.
 
-    It reserves no CPU: it only copies a few megabytes now and then.
+    It reserves no CPU: it only copies a few megabytes now and then. Since it is the one named actor
+    that lives as long as its driver and no longer, its name is also the claim on the run: two
+    processes of a cluster never conduct the same one.
+
+    Raises:
+        RunError: another process conducts the run called `prefix`.
     """
     actor = ray.remote(WeightHub)
-    options = {"name": hub_name(prefix), "num_cpus": 0, "max_restarts": -1, "max_task_retries": 3}
-    return actor.options(**options).remote()
+    options = {
+        "name": hub_name(prefix),
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": 3,
+    }
+    deadline, pause = time.monotonic() + CLAIM_TIMEOUT_S, threading.Event()
+    while True:
+        try:
+            return actor.options(**options).remote()
+        except ValueError:  # the name is taken
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"Another process of this Ray cluster conducts the run {prefix!r}: its weight "
+                    "hub is alive. Wait for its end, or stop it with Ctrl-C there (it saves first)."
+                ) from None
+            pause.wait(CLAIM_EVERY_S)
+
+
+def find_hub(prefix: str) -> ActorHandle:
+    """Returns the hub of the run called `prefix`; raises ValueError if there is none."""
+    return ray.get_actor(hub_name(prefix), NAMESPACE)

@@ -51,6 +51,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("policy/entropy", "nats", "minus the mean log probability of sampled actions"),
     Metric("value/mean", "scaled return", "mean of the critics on the batch"),
     Metric("value/target", "scaled return", "mean of their targets"),
+    Metric("importance/mean", "fraction", "mean importance weight of a batch, the largest is 1"),
+    Metric("priority/mean", "scaled return", "mean of the new priorities: size of the TD errors"),
     Metric("contrastive/log_pairs", "nats", "log of the candidates of each pair"),
     Metric("contrastive/accuracy", "fraction", "pairs whose right partner scores highest"),
     Metric("contrastive/inverse_temperature", "-", "lambda, learned"),
@@ -68,6 +70,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("actor/busy_percent", "%", "share of their time in which actors stepped"),
     Metric("actor/wait_s", "s", "seconds that actors were held back by replay, all together"),
     Metric("actor/driver_wait_s", "s", "seconds that actors waited for the driver, all together"),
+    Metric("actor/write_waits", "-", "writes that found no room in flight, since actors began"),
+    Metric("actor/write_wait_s", "s", "seconds of those, all actors together"),
+    Metric("actor/chunks_in_flight", "chunks", "sent and not yet acknowledged, all together"),
+    Metric("learner/read_waits", "-", "batches not there when asked for, since the reader began"),
+    Metric("learner/read_wait_s", "s", "seconds of those; hidden as long as batches lie ready"),
+    Metric("learner/mapped_shards", "shards", "shards whose memory the learner reads directly"),
+    Metric(
+        "wait/actors_for_learner_percent", "%", "of actors' time: replay held new episodes back"
+    ),
+    Metric("wait/actors_for_driver_percent", "%", "of actors' time: until the driver's call"),
+    Metric("wait/learner_for_actors_percent", "%", "of the learner's: too little was inserted yet"),
+    Metric("wait/learner_for_replay_percent", "%", "of the learner's: batches were on their way"),
+    Metric(
+        "wait/learner_for_driver_percent", "%", "of the learner's: until the driver's next call"
+    ),
     Metric("actor/restarts", "-", "times an actor began anew, after an error or as a new process"),
     Metric("weights/version", "updates", "updates behind the newest published weights"),
     Metric(
@@ -77,7 +94,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("replay/agent_steps", "agent steps", "agent steps stored now"),
     Metric("replay/episodes", "episodes", "episodes stored now, unfinished ones included"),
     Metric("replay/finished_episodes", "episodes", "episodes that ever came in with their end"),
-    Metric("replay/capacity_agent_steps", "agent steps", "agent steps that there is room for"),
     Metric("replay/fill_percent", "%", "share of the capacity in use"),
     Metric("replay/bytes_resident", "bytes", "memory of the stored steps"),
     Metric("replay/bytes_capacity", "bytes", "memory when full"),
@@ -85,16 +101,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("replay/removed_agent_steps", "agent steps", "agent steps removed as the oldest"),
     Metric("replay/inserted_agent_steps", "agent steps", "agent steps that ever came in"),
     Metric("replay/sampled_agent_steps", "agent steps", "agent steps that went out in batches"),
+    Metric(
+        "replay/limited_inserted_agent_steps",
+        "agent steps",
+        "inserted while the limiter's present numbers held",
+    ),
+    Metric("replay/limited_sampled_agent_steps", "agent steps", "sampled while they held"),
     Metric("replay/samples_per_insert", "-", "agent steps sampled per agent step inserted"),
     Metric("replay/insert_waits", "-", "writes held back because sampling lags behind"),
     Metric("replay/insert_wait_s", "s", "seconds of those waits since the run began"),
     Metric("replay/sample_waits", "-", "batches held back because inserts lag behind"),
     Metric("replay/sample_wait_s", "s", "seconds of those waits since the run began"),
     Metric("replay/limiter_error_agent_steps", "agent steps", "distance from the exact ratio"),
+    Metric("replay/redrawn_sequences", "-", "drawn anew, overwritten before they were copied"),
     Metric("replay/repeated_chunks", "-", "chunks that came twice and were stored once"),
     Metric("replay/gaps", "-", "episodes closed because a chunk was missing"),
     Metric("replay/restarts", "-", "times a shard was started again"),
     Metric("replay/lost_agent_steps", "agent steps", "agent steps lost by those restarts"),
+    Metric("replay/skipped_agent_steps", "agent steps", "agent steps lost in damaged files"),
 )
 
 UNITS: dict[str, str] = {metric.name: metric.unit for metric in METRICS}
@@ -104,6 +128,15 @@ STUCK_SHARE = 0.02  # "at log N" means within this share of it
 STARVED_PERCENT = 50.0  # a learner or actor busy for less than this waits more than it works
 STARVED_LINES = 6  # lines of metrics in a row before starving is worth a warning
 
+WAITS = {  # who waits for whom
+    "wait/actors_for_learner_percent": "actors wait for the learner",
+    "wait/learner_for_actors_percent": "the learner waits for actors",
+    "wait/learner_for_replay_percent": "the learner waits for replay",
+    "wait/actors_for_driver_percent": "actors wait for the driver",
+    "wait/learner_for_driver_percent": "the learner waits for the driver",
+}
+WORTH_PERCENT = 1.0  # a shorter wait is not told
+
 
 def flat_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the entries that are plain finite numbers; booleans and the rest are left out."""
@@ -112,6 +145,26 @@ def flat_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def who_waits(history: Sequence[Line]) -> str | None:
+    """Return who waits for whom, the longest wait first, as means over the lines that say it.
+
+    Such as "actors wait for the learner 37 % of the time, the learner waits for replay 2 %"; None
+    if no line says anything.
+    """
+    shares = {}
+    for name, text in WAITS.items():
+        known = [line[name] for line in history if name in line]
+        if known:
+            shares[text] = sum(known) / len(known)
+    if not shares:
+        return None
+    told = sorted(shares.items(), key=lambda item: -item[1])
+    parts = [f"{text} {share:.0f} %" for text, share in told if share >= WORTH_PERCENT]
+    if not parts:
+        return "nobody waits"
+    return ", ".join([f"{parts[0]} of the time", *parts[1:]])
 
 
 def table() -> str:

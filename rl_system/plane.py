@@ -1,41 +1,62 @@
-"""The data plane of one run: replay shards and weight hub, and what they need of the cluster.
+"""The data plane of one run: replay shards and weight hub, found, started, saved and stopped.
 
 Everything here is plain Ray. RLlib's processes find shards and hub by the run's name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 import shutil
-import tempfile
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.placement_group import (
-    get_current_placement_group,
-    placement_group,
-    remove_placement_group,
-)
+from ray.exceptions import RayActorError
 
 from actors.environments.catalog import find, make_environment
 from actors.environments.settings import EnvironmentSettings
-from learners.device import choose_device
-from replay.schema import step_schema
+from replay.errors import ReplayError, ReplayTimeout
+from replay.placement import NAMESPACE
+from replay.restore import Damaged
+from replay.schema import Schema, step_schema
 from replay.service import ReplayService
-from replay.workload import Workload
 from rl_system.errors import SettingsError
 from rl_system.hub import start_hub
+from rl_system.placement import acting_options
+from rl_system.resources import shard_nodes
 from rl_system.settings import Settings
+from rl_system.snapshots import (
+    INSIDE,
+    Reference,
+    Snapshots,
+    link_or_copy,
+    manifest_hash,
+    snapshot_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
-DRIVER_CPUS = 0.01  # not 0: Tune would drop the driver's bundle and shift everybody else's
-_QUIET_S = 10.0  # a longer wait for resources is told
+TELL_EVERY_S = 5.0  # between two lines about one restore
+# What may differ between a run and its living shards: it does not change what they hold.
+_FREE = (
+    "timeout_s",
+    "requests_in_flight",
+    "chunks_in_flight",
+    "shards_per_node",
+    "cpus_per_shard",
+    "detached",
+    "orphan_timeout_s",
+    "checkpoint",
+    "damaged",
+)
+
+Tell = Callable[[str], None]
 
 
 @dataclass
@@ -43,152 +64,220 @@ class DataPlane:
     """The processes between actors and learner.
 
     Attributes:
-        prefix: Name of the run in Ray; new for every build, so that no two runs meet.
+        prefix: Name of the run in Ray: the same in all its lives, and no other run's.
         replay: The shards.
         hub: The weight hub.
         action_dims: Action dimensions of the task.
-        snapshot: Directory of the newest snapshot of replay, to which a crashed shard goes back.
-        recovery: Directory of the few notes that a crashed shard needs for it.
+        settings: Of the run.
+        snapshots: Where replay is saved to, and what crashed shards go back to.
+        lasting: Whether the snapshots stay when the run ends.
+        adopted: Whether the shards are those of an earlier life of the run, with what they hold.
     """
 
     prefix: str
     replay: ReplayService
     hub: ActorHandle
     action_dims: int
-    snapshot: Path
-    recovery: Path
+    settings: Settings
+    snapshots: Snapshots
+    lasting: bool
+    adopted: bool
 
     @classmethod
-    def start(cls, settings: Settings, prefix: str, directory: str | Path) -> DataPlane:
-        """Starts shards and hub; leaves nothing behind if that fails.
+    def start(cls, settings: Settings, prefix: str, folder: Path, lasting: bool) -> DataPlane:
+        """Starts hub and shards; leaves nothing behind if that fails.
 
-        `directory` holds what crashed shards go back to, until `stop`.
+        Where shards of this run are alive, since the process that conducted it was killed, they are
+        taken over with what they hold, if that fits the settings. `replay.shards` must be a number.
 
-        Inside a Tune trial the shards take the last bundles of its placement group, one each. Left
-        to choose, they would take bundles that actors are pinned to, and the trial would wait
-        for ever.
+        Args:
+            settings: Of the run.
+            prefix: See `DataPlane`.
+            folder: For snapshots and what crashed shards go back to; this run's alone.
+            lasting: Whether `folder` and `prefix` stay the same when the run is started again.
 
         Raises:
             SettingsError, ReplayError: the settings cannot work here; the message says what to do.
+            RunError: another process conducts this run.
         """
         dims = action_dims(settings.environment)
         size = settings.environment.image_size
-        learner, actors = settings.learner, settings.actors
-        # In lock step the conductor keeps the ratio itself.
-        ratio = None if settings.run.deterministic else settings.samples_per_insert
-        snapshot = Path(directory).absolute() / f"{prefix}-replay"
-        recovery = Path(directory).absolute() / f"{prefix}-recovery"
-        replay = ReplayService.create(
-            prefix,
-            step_schema((size, size, 3), dims, settings.proprioception_size),
-            settings.replay,
-            Workload(
-                samples_per_insert=ratio,
-                batch_length=learner.sequence_length,
-                batch_size=learner.batch_size,
-                readers=max(1, learner.count),
-                writers=actors.count,
-                environments_per_writer=actors.environments_per_actor,
-                chunk_length=actors.chunk_agent_steps,
-            ),
-            seed=settings.run.seed,
-            recovery_path=recovery,
-            bundle_indices=_last_bundles(settings),
-        )
+        schema = step_schema((size, size, 3), dims, settings.proprioception_size)
+        snapshots = Snapshots(folder.absolute())
+        detached = _detached(settings, lasting)
+        hub = start_hub(prefix)  # first: it is the claim on the run and on its living shards
         try:
-            hub = start_hub(prefix)
+            replay = _take_over(prefix, schema, settings, detached)
+            adopted = replay is not None
+            if replay is None:
+                shutil.rmtree(snapshots.recovery, ignore_errors=True)  # of shards that have ended
+                replay = ReplayService.create(
+                    prefix,
+                    schema,
+                    settings.replay,
+                    settings.workload,
+                    seed=settings.run.seed,
+                    recovery_path=snapshots.recovery,
+                    node_ids=shard_nodes(settings),
+                    detached=detached,
+                )
         except BaseException:
-            replay.stop()
+            ray.kill(hub, no_restart=True)
             raise
-        return cls(prefix, replay, hub, dims, snapshot, recovery)
+        return cls(prefix, replay, hub, dims, settings, snapshots, lasting, adopted)
 
     def stop(self) -> None:
-        """Ends shards and hub."""
+        """Ends shards and hub. Snapshots that a checkpoint names stay."""
         self.replay.stop()
         ray.kill(self.hub, no_restart=True)
-        for path in (self.snapshot, self.recovery):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.snapshots.recovery, ignore_errors=True)
+        self.snapshots.newest = None
+        self.snapshots.prune()
 
-    def save(self, path: Path) -> None:
-        """Saves replay as the new directory `path`.
+    def leave(self) -> None:
+        """Ends the hub; the shards live on for `replay.orphan_timeout_s`, for the run's next life.
 
-        A crashed shard goes back to a snapshot by its path, and checkpoints are moved after they
-        were written. So the shards write to a directory of the run, and `path` gets a second name
-        of each file, or a copy on another file system.
-
-        Raises:
-            ReplayError: a shard is gone; nothing is written to `path`.
+        If they are not detached, they are ended as well.
         """
-        self.replay.save(self.snapshot)
-        shutil.copytree(self.snapshot, path, copy_function=_link_or_copy)
+        if not _detached(self.settings, self.lasting):
+            self.stop()
+            return
+        ray.kill(self.hub, no_restart=True)
+        logger.warning(
+            "Replay shards of the run stay alive for %g s: started again on this Ray cluster, it "
+            "goes on with what they hold.",
+            self.settings.replay.orphan_timeout_s,
+        )
 
     def ready(self, timeout_s: float) -> bool:
         """Returns whether every shard could give its part of a batch now."""
-        work, shards = self.replay.workload, self.replay.shards
-        calls = [s.why_not.remote(work.batch_length, work.share(len(shards))) for s in shards]
-        return not any(ray.get(calls, timeout=timeout_s))
+        return self.replay.ready(timeout_s)
+
+    # Checkpoints --------------------------------------------------------------------------------
+
+    def save(self, checkpoint: Path) -> None:
+        """Saves replay as `replay.checkpoint` says, and writes `replay.json` into the directory
+        `checkpoint`, which exists.
+
+        Raises:
+            ReplayError: a shard is gone; nothing is written to `checkpoint`.
+        """
+        how = self.settings.replay.checkpoint
+        if how == "none":
+            Reference(self.prefix, None).write(checkpoint)
+            return
+        snapshot, counts = self.snapshots.begin(), self.replay.stats()
+        self.replay.save(snapshot)
+        self.snapshots.newest = snapshot
+        inside = how == "copy" or not self.lasting
+        if inside:
+            shutil.copytree(snapshot, checkpoint / INSIDE, copy_function=link_or_copy)
+        Reference(
+            self.prefix,
+            INSIDE if inside else str(snapshot),
+            manifest_hash(snapshot),
+            snapshot_bytes(snapshot),
+            int(counts["agent_steps"]),
+            int(counts["inserted_agent_steps"]),
+        ).write(checkpoint)
+        self.snapshots.note(snapshot, checkpoint)
+        self.snapshots.prune()
+
+    def find(self, checkpoint: Path) -> tuple[Reference, Path | None]:
+        """Returns what a checkpoint says of replay, and the snapshot to load; None: load none.
+
+        Raises:
+            CheckpointError: the checkpoint is incomplete or its snapshot is gone.
+        """
+        reference = Reference.read(checkpoint)
+        kept = self.adopted and reference.run == self.prefix
+        if kept or self.settings.replay.checkpoint == "none":
+            return reference, None
+        return reference, reference.locate(checkpoint)
+
+    def restore(self, reference: Reference, snapshot: Path | None, tell: Tell) -> None:
+        """Puts replay back to what `find` has returned, unless living shards hold more.
+
+        A snapshot of elsewhere (another run's, a checkpoint's own) is linked into this run's folder
+        first, so that crashed shards can go back to it whatever becomes of the other. `tell` is
+        given lines for the user.
+
+        Raises:
+            SnapshotError: the snapshot is damaged; nothing has changed.
+        """
+        kept, self.adopted = self.adopted and reference.run == self.prefix, False
+        if kept:
+            tell(self._kept_line(reference))
+            return
+        if snapshot is None:
+            stored = int(self.replay.stats()["agent_steps"])
+            tell(f"Replay: nothing was restored, training goes on with {stored:,} agent steps.")
+            return
+        own = self.snapshots.take(snapshot)
+        damaged: Damaged = "skip" if self.settings.replay.damaged == "skip" else "refuse"
+        try:
+            self.replay.load(own, damaged=damaged, progress=_every(TELL_EVERY_S, tell))
+        except BaseException:
+            if own != snapshot:
+                shutil.rmtree(own, ignore_errors=True)
+            raise
+        self.snapshots.newest = own
+        stats = self.replay.stats()
+        line = (
+            f"Replay: {int(stats['agent_steps']):,} agent steps were loaded from {snapshot} "
+            f"({reference.bytes / 2**30:.2f} GiB)."
+        )
+        if skipped := int(stats.get("skipped_agent_steps", 0)):
+            line += (
+                f" {skipped:,} agent steps lay in damaged files and are lost (replay.damaged=skip)."
+            )
+        tell(line)
+
+    def _kept_line(self, reference: Reference) -> str:
+        stats = self.replay.stats()
+        stored, inserted = int(stats["agent_steps"]), int(stats["inserted_agent_steps"])
+        newer = max(0, inserted - reference.inserted_agent_steps)
+        shards = len(self.replay.shards)
+        which = "1 shard was" if shards == 1 else f"{shards} shards were"
+        on = "goes on" if shards == 1 else "go on"
+        return (
+            f"Replay: {which} still alive and {on} with {stored:,} agent steps, {newer:,} of them "
+            "newer than the checkpoint. Nothing was loaded; lost is only what actors had not yet "
+            "sent. Samples per insert count anew from here."
+        )
 
 
-def new_prefix() -> str:
-    """Returns a name that no other run on the cluster has."""
-    return f"core-{uuid.uuid4().hex[:8]}"
+def place_of(
+    storage: Any, run_name: str | None, directory: str | None, temporary: str
+) -> tuple[str, Path, bool]:
+    """Returns a run's name in Ray, its folder for replay, and whether both are the same when it is
+    started again.
 
-
-def own_directory(given: str | None) -> Path:
-    """Returns an empty directory that is one run's alone: `given`, or a temporary one."""
-    if given is None:
-        return Path(tempfile.mkdtemp(prefix="core-"))
-    path = Path(given).absolute()
-    shutil.rmtree(path, ignore_errors=True)  # of a life that was killed
-    path.mkdir(parents=True)
-    return path
-
-
-def shard_bundles(settings: Settings) -> list[dict[str, float]]:
-    """Returns one resource bundle for each shard; none if shards reserve no CPU."""
-    cpus = settings.replay.cpus_per_shard
-    return [{"CPU": cpus} for _ in range(settings.replay.shards)] if cpus else []
-
-
-def required_cpus(settings: Settings) -> float:
-    """Returns the CPUs that Ray must be able to give to one run of `settings`."""
-    actors = settings.actors.count * settings.actors.num_cpus_per_actor
-    shards = settings.replay.shards * settings.replay.cpus_per_shard
-    return actors + shards + max(1, settings.learner.count) + DRIVER_CPUS
-
-
-def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> None:
-    """Waits until the cluster can give `bundles`, so that no process waits for its CPU in silence.
-
-    Does nothing inside a Tune trial, whose resources are reserved already.
-
-    Raises:
-        SettingsError: it cannot within `timeout_s`; says what is free and what to change.
+    Args:
+        storage: Tune's `StorageContext` of the trial; None outside of Tune.
+        run_name: See `SettingsBuilder.from_settings`.
+        directory: As well.
+        temporary: Folder of this life of the run, where there is no other.
     """
-    if get_current_placement_group() is not None:
-        return
-    trial = placement_group([bundle for bundle in bundles if any(bundle.values())])
-    try:
-        granted = trial.ready()
-        ready, _ = ray.wait([granted], timeout=min(_QUIET_S, timeout_s))
-        if not ready:
-            logger.warning("Waiting up to %g s for CPUs and GPUs of Ray.", timeout_s)
-            ready, _ = ray.wait([granted], timeout=timeout_s)
-    finally:
-        remove_placement_group(trial)
-    if ready:
-        return
-    free, present = ray.available_resources(), ray.cluster_resources()
-    wanted = {
-        name: round(sum(bundle.get(name, 0) for bundle in bundles), 2) for name in ("CPU", "GPU")
-    }
-    raise SettingsError(
-        f"The run needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs of Ray. After "
-        f"{timeout_s:g} s {free.get('CPU', 0):g} of {present.get('CPU', 0):g} CPUs and "
-        f"{free.get('GPU', 0):g} of {present.get('GPU', 0):g} GPUs are free. Start Ray with more "
-        "(num_cpus may exceed the machine's cores), stop other runs, or lower actors.count, "
-        "actors.num_cpus_per_actor or replay.cpus_per_shard."
-    )
+    if storage is None:
+        name, folder = run_name, None if directory is None else Path(directory)
+    else:
+        trial = storage.trial_fs_path  # new for every experiment and trial
+        name = f"core-{hashlib.sha256(trial.encode()).hexdigest()[:12]}"
+        folder = Path(trial, INSIDE) if storage.storage_filesystem.type_name == "local" else None
+        if directory is not None:
+            folder = Path(directory, storage.experiment_dir_name, storage.trial_dir_name, INSIDE)
+    lasting = name is not None and folder is not None
+    return name or f"core-{uuid.uuid4().hex[:12]}", folder or Path(temporary, INSIDE), lasting
+
+
+def living_shards(prefix: str) -> list[str]:
+    """Returns the Ray names of the shards of a run that are alive, of whichever of its lives."""
+    return [
+        entry["name"]
+        for entry in ray.util.list_named_actors(all_namespaces=True)
+        if entry["namespace"] == NAMESPACE and entry["name"].startswith(f"{prefix}/shard-")
+    ]
 
 
 def action_dims(environment: EnvironmentSettings) -> int:
@@ -201,39 +290,14 @@ def explain_actors(settings: Settings, error: Exception) -> None:
 
     RLlib itself only says `IndexError` then.
     """
-    call: Any = ray.remote(num_cpus=0)(_try_environment).remote(settings.environment)
-    reason = ray.get(call, timeout=settings.run.startup_timeout_s)
+    options = {"num_cpus": 0, "runtime_env": acting_options(settings.environment)}
+    call: Any = ray.remote(**options)(_try_environment).remote(settings.environment)
+    try:
+        reason = ray.get(call, timeout=settings.run.startup_timeout_s)
+    except ray.exceptions.RayError as lost:
+        reason = f"Its process failed: {lost}"
     if reason is not None:
         raise SettingsError(f"No actor could be started. {reason}") from error
-
-
-def check_supported(settings: Settings) -> None:
-    """Raises SettingsError for what one run cannot do."""
-    if settings.learner.count > 1:
-        raise SettingsError(
-            f"learner.count is {settings.learner.count}: several learner processes are not built "
-            "yet, use 1 (or 0 to learn inside the driver)."
-        )
-    if settings.learner.device == "cuda" and not _has_gpu():
-        where = "Ray's cluster has none" if ray.is_initialized() else "torch sees none here"
-        raise SettingsError(
-            f'learner.device="cuda" needs a GPU and {where}: set learner.device=cpu, or check the '
-            "driver and the torch build with `rl-system doctor`."
-        )
-
-
-def gpus_per_learner(settings: Settings) -> int:
-    """Returns the GPUs that Ray reserves for a learner; "auto" takes one if there is any."""
-    if settings.learner.device == "auto":
-        return int(_has_gpu())
-    return int(settings.learner.device == "cuda")
-
-
-def _has_gpu() -> bool:
-    """Whether a learner can have a GPU: of Ray's cluster, or of this machine if Ray is down."""
-    if ray.is_initialized():
-        return bool(ray.cluster_resources().get("GPU", 0) >= 1)
-    return choose_device("auto").type == "cuda"
 
 
 def shared_settings(settings: Settings) -> dict[str, Any]:
@@ -242,19 +306,68 @@ def shared_settings(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names}
 
 
-def _last_bundles(settings: Settings) -> list[int] | None:
-    group = get_current_placement_group()
-    shards = len(shard_bundles(settings))
-    if group is None or not shards:
+def _detached(settings: Settings, lasting: bool) -> bool:
+    """Whether shards outlive a driver that dies."""
+    return lasting and settings.replay.detached and not settings.run.deterministic
+
+
+def _take_over(
+    prefix: str, schema: Schema, settings: Settings, detached: bool
+) -> ReplayService | None:
+    """Returns the living shards of an earlier life of this run, with samples per insert counting
+    anew; None if there are none. Those that do not fit are ended.
+    """
+    living = living_shards(prefix)
+    if not living:
         return None
-    return list(range(group.bundle_count - shards, group.bundle_count))
+    why = "replay.detached is false, or run.deterministic true."
+    if detached:
+        try:
+            replay = ReplayService.connect(prefix)
+            difference = _difference(replay, schema, settings)
+            if difference is None:
+                with replay.preload():  # at its end the count of who is ahead begins anew
+                    pass
+                return replay
+            why = f"{difference} differs."
+        except (ReplayError, ReplayTimeout, RayActorError) as error:
+            why = str(error)
+    logger.warning(
+        "Replay shards of an earlier life of this run are alive and are ended, for they cannot be "
+        "used: %s The snapshot of the checkpoint is loaded instead.",
+        why,
+    )
+    for name in living:
+        try:
+            ray.kill(ray.get_actor(name, NAMESPACE), no_restart=True)
+        except ValueError:
+            logger.debug("%s has ended meanwhile.", name)
+    return None
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def _difference(replay: ReplayService, schema: Schema, settings: Settings) -> str | None:
+    """Names what keeps living shards from serving this run; None if nothing does."""
+    if replay.schema != schema:
+        return "the schema of the steps"
+    if replay.workload != settings.workload:
+        return "the workload (batch, actors or updates per agent step)"
+    for name in vars(settings.replay):
+        if name not in _FREE and getattr(replay.settings, name) != getattr(settings.replay, name):
+            return f"replay.{name}"
+    return None
+
+
+def _every(seconds: float, tell: Tell) -> Callable[[str, int, int], None]:
+    """Returns what tells the progress of a restore, at most every so many seconds."""
+    told_at = time.monotonic()
+
+    def progress(task: str, done: int, total: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= seconds:
+            told_at = time.monotonic()
+            tell(f"Restoring replay: {task} {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
+
+    return progress
 
 
 def _try_environment(environment: EnvironmentSettings) -> str | None:

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rl_system.metrics import Line, warnings
+from rl_system.metrics import Line, warnings, who_waits
 from rl_system.settings import RunSettings
 
 _MISSING = "-"
@@ -109,6 +109,10 @@ class Progress:
         elif text:
             self._console.print(text, highlight=False)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def show(self, metrics: Line) -> None:
         """Show one iteration."""
         self._history = [*self._history[-_HISTORY:], metrics]
@@ -149,6 +153,8 @@ class Progress:
                 parts.append(f"{name} {_loss(metrics, name)}")
         parts.append(f"learner {_number(metrics, 'learner/busy_percent', 0)} % busy")
         parts.append(f"replay {_number(metrics, 'replay/fill_percent')} %")
+        if (waits := who_waits([metrics])) is not None:
+            parts.append(waits)
         return "  ".join(parts)
 
     def _panel(self) -> Panel:
@@ -172,6 +178,8 @@ class Progress:
             grid.add_column(justify="left")
         grid.add_row(self._counters(metrics), self._losses(metrics), self._waits(metrics))
         rows: list[Any] = [top, Text(), grid]
+        if (waits := who_waits([metrics])) is not None:
+            rows.append(Text(f"\n{waits}", style="dim"))
         if self._notice:
             rows.append(Text(f"\n{self._notice} ...", style="cyan"))
         for text in self._warnings:

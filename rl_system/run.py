@@ -22,10 +22,11 @@ from actors.environments.backend import GraphicsUnavailable
 from actors.environments.catalog import Split, make_environment
 from actors.environments.robosuite import RobosuiteMissing
 from actors.environments.videos import VideoFolderError
+from replay.errors import SnapshotError
 from rl_system.checkpoints import Checkpoint, Checkpoints
 from rl_system.cluster import native_messages_to, ray_cluster
 from rl_system.config import override, save_settings
-from rl_system.errors import RunError, SettingsError
+from rl_system.errors import CheckpointError, RunError, SettingsError
 from rl_system.interrupt import Interrupt
 from rl_system.machine import describe_machine, versions
 from rl_system.metrics import flat_numbers
@@ -35,7 +36,18 @@ from rl_system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-RESUMABLE = ("run.", "evaluation.", "actors.timeout_s", "replay.timeout_s", "learner.device")
+RESUMABLE = (
+    "run.",
+    "evaluation.",
+    "actors.timeout_s",
+    "replay.timeout_s",
+    "replay.shards",
+    "replay.orphan_timeout_s",
+    "replay.detached",
+    "replay.checkpoint",
+    "replay.damaged",
+    "learner.device",
+)
 
 
 class Trainer(Protocol):
@@ -236,13 +248,12 @@ def _train(
         with ray_cluster(settings, required_cpus(settings)):
             interrupt.take()
             progress.notice("Starting actors, replay shards and learner")
-            algorithm = CoReConfig.from_settings(settings, directory.path / "live").build_algo()
+            config = CoReConfig.from_settings(settings, directory.replay, directory.name_in_ray())
+            algorithm = config.build_algo()
             try:
                 if from_ is not None:
-                    progress.notice(f"Restoring checkpoint {from_.path.name}")
-                    algorithm.restore_from_path(str(from_.path))
-                    cut = directory.forget_after(int(from_.content["metrics_lines"]))
-                    logger.info("Cut %d lines of metrics after the checkpoint.", cut)
+                    algorithm.tell = progress.say
+                    _restore(algorithm, directory, settings, from_, progress)
                 with MetricsLog(directory, settings.run.tensorboard) as log:
                     return train_until_done(
                         algorithm, directory, settings, limits, log, progress, interrupt
@@ -250,6 +261,38 @@ def _train(
             finally:
                 progress.notice("Stopping")
                 algorithm.stop()
+
+
+def _restore(
+    algorithm: Trainer,
+    directory: RunDirectory,
+    settings: Settings,
+    from_: Checkpoint,
+    progress: Progress,
+) -> None:
+    """Put the algorithm and the metrics back to a checkpoint, and say what is lost."""
+    progress.notice(f"Restoring checkpoint {from_.path.name}")
+    try:
+        algorithm.restore_from_path(str(from_.path))
+    except SnapshotError as error:
+        store = Checkpoints(directory.checkpoints, settings.run.keep_checkpoints)
+        raise CheckpointError(
+            f"{error} {store.instead_of(from_.path)} Or go on without what is damaged: "
+            "replay.damaged=skip."
+        ) from error
+    lines = directory.metrics()
+    directory.forget_after(int(from_.content["metrics_lines"]))
+    saved = from_.content.get("metrics", {})
+    behind = {
+        name: int(lines[-1].get(name, 0) - saved.get(name, 0)) if lines else 0
+        for name in ("updates", "agent_steps")
+    }
+    if any(count > 0 for count in behind.values()):
+        progress.say(
+            f"The run stood {behind['updates']:,} updates and {behind['agent_steps']:,} agent "
+            f"steps beyond checkpoint {from_.path.name}: the updates are lost, the counters go "
+            "back."
+        )
 
 
 def train_until_done(

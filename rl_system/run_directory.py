@@ -5,7 +5,7 @@ RUN_DIR/run.json            machine, versions, seed, command, how it ended
 RUN_DIR/metrics.jsonl       one line of metrics per iteration
 RUN_DIR/tensorboard/        the same for TensorBoard
 RUN_DIR/checkpoints/        see checkpoints.py
-RUN_DIR/live/               what crashed replay shards go back to, while the run goes on
+RUN_DIR/replay/             snapshots of replay, see snapshots.py
 RUN_DIR/trivial.json        returns of the trivial policies
 RUN_DIR/videos/             films of evaluations
 RUN_DIR/native.log          messages of libraries that bypass Python
@@ -15,8 +15,10 @@ RUN_DIR/report.html
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -41,6 +43,7 @@ class RunDirectory:
         self.trivial_file = self.path / "trivial.json"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
+        self.replay = self.path / "replay"
         self.videos = self.path / "videos"
         self.native_log = self.path / "native.log"
         self.report = self.path / "report.html"
@@ -120,6 +123,17 @@ class RunDirectory:
         write_json(
             self.facts_file, {name: value for name, value in noted.items() if value is not None}
         )
+
+    def name_in_ray(self) -> str:
+        """Return what the run is called in Ray: in all its lives the same, and no other run's.
+
+        A copy of the directory is another run.
+        """
+        key = self.facts().get("key")
+        if key is None:
+            key = uuid.uuid4().hex
+            self.note(key=key)
+        return f"core-{hashlib.sha256(f'{key} {self.path}'.encode()).hexdigest()[:12]}"
 
     def trivial(self) -> dict[str, list[float]]:
         """Return [mean, standard error] by trivial policy, nothing if they were not measured."""

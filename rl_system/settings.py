@@ -21,6 +21,7 @@ from learners.settings import (
     ObjectiveSettings,
 )
 from replay.settings import ReplaySettings
+from replay.workload import Workload
 from rl_system.errors import SettingsError
 
 # Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
@@ -78,7 +79,7 @@ class RunSettings:
     address: str | None = None  # running Ray cluster, "auto" or its address; null: one of its own
     dashboard_port: int | None = None  # port of Ray's dashboard in its own Ray; null: no dashboard
     num_cpus: int | None = None  # CPUs that Ray may count on; null: what the run needs, at least
-    object_store_mb: int | None = None  # Ray's shared memory for frames in flight; null: computed
+    object_store_mb: int | None = None  # Ray's store for weights and replies; null: computed
     startup_timeout_s: float = 300.0  # deadline for Ray and all processes to stand
 
 
@@ -128,6 +129,21 @@ class Settings:
         """Agent steps trained on per agent step stored: what the replay limiter holds."""
         learner = self.learner
         return learner.updates_per_agent_step * learner.batch_size * learner.sequence_length
+
+    @property
+    def workload(self) -> Workload:
+        """The traffic through replay."""
+        learner, actors = self.learner, self.actors
+        return Workload(
+            # In lock step the conductor keeps the ratio itself.
+            samples_per_insert=None if self.run.deterministic else self.samples_per_insert,
+            batch_length=learner.sequence_length,
+            batch_size=learner.batch_size,
+            readers=max(1, learner.count),
+            writers=actors.count,
+            environments_per_writer=actors.environments_per_actor,
+            chunk_length=actors.chunk_agent_steps,
+        )
 
     def validate(self) -> Settings:
         """Check what holds between fields and return these settings.
@@ -247,26 +263,31 @@ class Settings:
             problems.append(
                 f"learner.weight_decay is {learner.weight_decay}; it must be 0 or more."
             )
-        parts = replay.shards * max(1, learner.count)
-        if learner.batch_size % parts:
-            near = max(parts, round(learner.batch_size / parts) * parts)
+        learners = max(1, learner.count)
+        if learner.batch_size % learners:
+            near = max(learners, round(learner.batch_size / learners) * learners)
             problems.append(
-                f"learner.batch_size ({learner.batch_size}) is no multiple of replay.shards "
-                f"({replay.shards}) times the learners ({max(1, learner.count)}): every shard "
-                f"gives an equal part of a batch. Set it to {near}, or change replay.shards."
+                f"learner.batch_size ({learner.batch_size}) is no multiple of learner.count "
+                f"({learners}): every learner takes an equal part. Set it to {near}."
             )
-        if replay.minimum_agent_steps < learner.sequence_length * replay.shards:
+        shards = replay.on_nodes(1).shards  # on more nodes there may be more, checked there
+        if replay.minimum_agent_steps < learner.sequence_length * shards:
             problems.append(
                 f"replay.minimum_agent_steps ({replay.minimum_agent_steps}) is below one window "
                 f"of learner.sequence_length ({learner.sequence_length}) for each of "
-                f"{replay.shards} shards: set it to "
-                f"{learner.sequence_length * replay.shards} or more."
+                f"{shards} shards: set it to "
+                f"{learner.sequence_length * shards} or more."
             )
-        if replay.capacity_agent_steps < 2 * self.episode_agent_steps * replay.shards:
+        if replay.capacity_agent_steps < 2 * self.episode_agent_steps * shards:
             problems.append(
                 f"replay.capacity_agent_steps ({replay.capacity_agent_steps}) is below two "
                 f"episodes ({self.episode_agent_steps} agent steps each) in each of "
-                f"{replay.shards} shards: raise it, or lower replay.shards."
+                f"{shards} shards: raise it, or lower replay.shards."
+            )
+        if self.run.deterministic and replay.checkpoint == "none":
+            problems.append(
+                "run.deterministic=true goes on exactly where it was, which replay.checkpoint=none "
+                "cannot: set replay.checkpoint=reference."
             )
         if self.run.deterministic and (
             self.actors.count != 1 or self.actors.environments_per_actor != 1

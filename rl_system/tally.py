@@ -34,6 +34,9 @@ class Tally:
         self._published = -1
         self._weights_of: dict[int, int] = {}
         self._life_of: dict[int, str] = {}  # by actor: changes with its process
+        self._writers: dict[int, Mapping[str, float]] = {}  # by actor
+        self._reader: Mapping[str, float] = {}
+        self._sample_wait_s: float | None = None  # of all shards, when metrics were last taken
         self.begin()
 
     def begin(self) -> None:
@@ -58,6 +61,7 @@ class Tally:
         self._life_of[actor] = report["life"]
         self._returns.extend([*report["random_returns"], *report["returns"]])
         self._weights_of[actor] = int(report["weights_updates"])
+        self._writers[actor] = report["writer"]
         if report["weights_age"] is not None:
             for name, merge in (("agent_steps", sum), ("sum", sum), ("max", max)):
                 self._ages[name] = merge((self._ages[name], report["weights_age"][name]))
@@ -68,6 +72,7 @@ class Tally:
         self.updates = int(report["updates"])
         self._published = int(report["published"])
         self._losses.update(report["metrics"])
+        self._reader = report["reader"]
         self._add_times("learner", report)
 
     def add_evaluation(self, report: Mapping[str, float]) -> None:
@@ -117,6 +122,12 @@ class Tally:
             flat[f"{side}/driver_wait_s"] = driver
             if wall > 0:
                 flat[f"{side}/busy_percent"] = 100.0 * max(0.0, 1.0 - (wait + driver) / wall)
+        flat |= self._who_waits(replay)
+        for name in ("write_waits", "write_wait_s", "chunks_in_flight"):
+            flat[f"actor/{name}"] = sum(writer.get(name, 0) for writer in self._writers.values())
+        for name in ("read_waits", "read_wait_s", "mapped_shards"):
+            if name in self._reader:
+                flat[f"learner/{name}"] = self._reader[name]
         if self._returns:
             flat["train/return_mean"] = self.return_mean
             flat["train/return_se"] = standard_error(self._returns)
@@ -137,6 +148,27 @@ class Tally:
         self.begin()
         return flat
 
+    def _who_waits(self, replay: Mapping[str, float]) -> dict[str, float]:
+        """Returns shares of the time of each side, in percent, by what it waited for."""
+        actor, learner = self._wait["actor"], self._wait["learner"]
+        # The learner waits for actors as far as shards held its batches back meanwhile: the wait
+        # for batches that are held back now has not been counted yet.
+        before, self._sample_wait_s = self._sample_wait_s, replay.get("sample_wait_s")
+        held_s = (self._sample_wait_s or 0.0) - (before or 0.0)
+        for_actors = learner if replay.get("waiting_samples") else min(learner, max(0.0, held_s))
+        waits = {
+            "actors_for_learner": ("actor", actor),
+            "actors_for_driver": ("actor", self._driver_wait["actor"]),
+            "learner_for_actors": ("learner", for_actors),
+            "learner_for_replay": ("learner", learner - for_actors),
+            "learner_for_driver": ("learner", self._driver_wait["learner"]),
+        }
+        return {
+            f"wait/{name}_percent": min(100.0, 100.0 * seconds / self._wall[side])
+            for name, (side, seconds) in waits.items()
+            if self._wall[side] > 0
+        }
+
     # State --------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,6 +187,7 @@ class Tally:
         self.agent_steps_of = defaultdict(int, state["agent_steps_of"])
         self._returns = deque(state["returns"], maxlen=RECENT_EPISODES)
         self._losses, self._evaluation, self._weights_of = {}, {}, {}
+        self._writers, self._reader, self._sample_wait_s = {}, {}, None
         self.begin()
 
 

@@ -1,14 +1,17 @@
-"""Door opening in robosuite as a pixel environment: its simulator runs in a process of its own.
+"""Door opening in robosuite as a pixel environment, whose simulator needs a Python of its own.
 
-robosuite's version limits exclude those of the rest of the system, so a second Python runs the
-folder `robosuite_process`, and `RobosuiteEnvironment` asks it for steps and pictures over pipes.
-`make robosuite` builds that Python; docs/robosuite.md tells the rest.
+robosuite's version limits exclude those of the rest of the system. Where this process is of a
+Python that has robosuite, as actors are by default, `RobosuiteEnvironment` has the simulator within
+itself. Elsewhere a second Python runs the folder `robosuite_process`, and is asked for steps and
+pictures over pipes. `make robosuite` builds that Python; docs/robosuite.md tells the rest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from PIL import Image
 from actors.environments import backend, self_check
 from actors.environments.catalog import Entry
 from actors.environments.interface import Observation, PixelEnvironment, clip_action
+from actors.environments.local_door import LocalDoor
+from actors.environments.robosuite_process import ROBOSUITE_VERSION
 from actors.environments.robosuite_process.errors import GraphicsError
 from actors.environments.server_process import ProcessFailed, ServerProcess
 from actors.environments.settings import EnvironmentSettings
@@ -66,16 +71,20 @@ class RobosuiteEnvironment(PixelEnvironment):
     environment with the same settings. `split` changes the seed alone: held-out episodes are of the
     same distribution.
 
-    Before anything else the process draws a known scene. With `gl` "auto" an EGL that cannot, or
-    that draws it wrong, gives way to OSMesa if that is installed.
+    Before anything else a known scene is drawn. With `gl` "auto" an EGL that cannot, or that draws
+    it wrong, gives way to OSMesa if that is installed: in a process beside, since one process draws
+    with one library.
 
     Raises:
         RobosuiteMissing: no Python with robosuite.
         backend.GraphicsUnavailable: it cannot draw here.
-        ProcessFailed: its process ended, or gave no answer in time; later calls raise it too.
+        ProcessFailed: its process beside ended, or gave no answer in time; later calls raise it
+            too.
         ValueError: a setting that has no effect here (`dynamic` and "background" may be given), or
             a negative seed.
     """
+
+    _simulator: LocalDoor | ServerProcess
 
     def __init__(self, entry: Entry, settings: EnvironmentSettings, seed: int, split: str) -> None:
         _refuse_unused(settings)
@@ -90,7 +99,8 @@ class RobosuiteEnvironment(PixelEnvironment):
         self._elapsed = 0  # control steps of this episode
         self._randomize = _randomized(settings)
         seeds = _derive_seeds(seed, split)
-        self._python = find_python(settings)
+        self._is_local = settings.robosuite_simulator == "actor" and has_robosuite()
+        self._python = Path(sys.executable) if self._is_local else find_python(settings)
         self._libraries = list_libraries(settings)
         sizes = self._start(seeds)
         if sizes["proprioception"] != entry.proprioception_dims:
@@ -115,13 +125,13 @@ class RobosuiteEnvironment(PixelEnvironment):
         """Starts an episode: a FIRST time step, whose reward and discount are None.
 
         Args:
-            seed: Begin anew from this seed, as a new environment of that seed would. That starts
-                another process, which takes seconds: a door that was opened before leaves traces of
-                1e-7 in its first episode.
+            seed: Begin anew from this seed, as a new environment of that seed would. That makes
+                another simulator, which takes seconds: a door that was opened before leaves traces
+                of 1e-7 in its first episode.
         """
         if seed is not None:
             seeds = _derive_seeds(seed, self._split)
-            self._server.close()
+            self._simulator.close()
             self._start(seeds)
         reply = self._call("reset")
         self._reset_next_step = False
@@ -207,13 +217,13 @@ class RobosuiteEnvironment(PixelEnvironment):
         self._reset_next_step = state["reset_next_step"]
 
     def close(self) -> None:
-        """Ends the process. The environment cannot be used afterwards; closing twice is fine."""
-        self._server.close()
+        """Ends the simulator. The environment cannot be used afterwards; twice is fine."""
+        self._simulator.close()
 
     @property
     def process_id(self) -> int:
-        """Of the simulator's process."""
-        return self._server.process_id
+        """Of the process that the simulator is in: another one, or this."""
+        return self._simulator.process_id
 
     @property
     def library(self) -> str:
@@ -229,7 +239,7 @@ class RobosuiteEnvironment(PixelEnvironment):
         }
 
     def _start(self, seeds: tuple[int, int]) -> dict[str, int]:
-        """Starts the process and returns its greeting; a library that cannot draw is given up."""
+        """Makes the simulator and returns its sizes; a library that cannot draw is given up."""
         arguments = {
             "robot": self._robot,
             "task_seed": seeds[0],
@@ -241,22 +251,13 @@ class RobosuiteEnvironment(PixelEnvironment):
         failures: list[str] = []
         for library in self._libraries:
             variables = list_variables(self.settings, library)
-            self._server = ServerProcess(self._python, _PROGRAM, arguments, variables)
             try:
-                sizes: dict[str, int] = self._server.receive("start", START_TIMEOUT_S)["sizes"]
-            except ProcessFailed as error:
-                self._server.close()
-                if error.kind == ModuleNotFoundError.__name__:
-                    lacks = str(error).strip().splitlines()[-1].partition(": ")[2]
-                    raise RobosuiteMissing(
-                        f"{self._python} cannot run robosuite ({lacks}): `make robosuite` builds a "
-                        "Python that can."
-                    ) from error
-                if error.kind != GraphicsError.__name__:
-                    raise
-                failures.append(str(error).strip().splitlines()[-1].partition(": ")[2])
+                sizes = self._open(arguments, variables)
+            except GraphicsError as error:
+                failures.append(str(error))
                 if "MUJOCO_EGL_DEVICE_ID" in failures[-1]:
                     break  # a device that the user named does not exist: nothing takes its place
+                self._is_local = False
             else:
                 self._libraries = [library]
                 return sizes
@@ -266,8 +267,42 @@ class RobosuiteEnvironment(PixelEnvironment):
             f"`{backend.INSTALL_HINTS['osmesa']}`) and leave environment.gl at auto."
         )
 
+    def _open(self, arguments: dict[str, Any], variables: dict[str, str]) -> dict[str, int]:
+        """Makes the simulator here or in a process beside; returns its sizes.
+
+        Raises:
+            GraphicsError: it cannot draw.
+            RobosuiteMissing: there is none in that Python.
+        """
+        if self._is_local:
+            try:
+                self._simulator = LocalDoor(arguments, variables)
+            except ModuleNotFoundError as error:
+                raise self._missing(str(error)) from error
+            return self._simulator.sizes
+        server = ServerProcess(self._python, _PROGRAM, arguments, variables)
+        self._simulator = server
+        try:
+            sizes: dict[str, int] = server.receive("start", START_TIMEOUT_S)["sizes"]
+        except ProcessFailed as error:
+            server.close()
+            reason = str(error).strip().splitlines()[-1].partition(": ")[2]
+            if error.kind == ModuleNotFoundError.__name__:
+                raise self._missing(reason) from error
+            if error.kind == GraphicsError.__name__:
+                library, _, words = reason.partition(": ")
+                raise GraphicsError(words, library) from error
+            raise
+        return sizes
+
+    def _missing(self, reason: str) -> RobosuiteMissing:
+        return RobosuiteMissing(
+            f"{self._python} cannot run robosuite ({reason}): `make robosuite` builds a Python "
+            "that can."
+        )
+
     def _call(self, name: str, *arguments: Any) -> dict[str, Any]:
-        return self._server.call(name, *arguments, timeout_s=CALL_TIMEOUT_S)
+        return self._simulator.call(name, *arguments, timeout_s=CALL_TIMEOUT_S)
 
     def _observe(self, reply: dict[str, Any]) -> Observation:
         """Returns the observation of a reply; the last one again if it has none."""
@@ -286,6 +321,14 @@ class RobosuiteEnvironment(PixelEnvironment):
         if not self.settings.proprioception:
             return picture
         return {"observation": picture, "proprioception": reply["proprioception"]}
+
+
+def has_robosuite() -> bool:
+    """Whether this Python has the robosuite of the published task."""
+    try:
+        return importlib.metadata.version("robosuite") == ROBOSUITE_VERSION
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def find_python(settings: EnvironmentSettings) -> Path:

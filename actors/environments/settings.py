@@ -22,6 +22,7 @@ NATURAL_MASKS = ("threshold", "segmentation", "sky")
 VIEWS = ("wide", "square")
 DISTRACTIONS = ("background", "camera", "color")
 QUALITIES = ("exact", "paper", "fast")
+ROBOSUITE_SIMULATORS = ("actor", "process")
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,16 @@ class EnvironmentSettings:
     render_device: int | None = None
     # Python that has robosuite; null: RL_SYSTEM_ROBOSUITE_PYTHON, else what `make robosuite` built
     robosuite_python: str | None = None
+    # where robosuite simulates: actor (in the actors, which that Python then runs), or process (one
+    # of that Python beside each environment of an actor, which the main Python runs)
+    robosuite_simulator: str = "actor"
 
     def __post_init__(self) -> None:
         _check_types(self)
         _choose("difficulty", self.difficulty, DIFFICULTIES)
         _choose("quality", self.quality, QUALITIES)
         _choose("natural_mask", self.natural_mask, NATURAL_MASKS)
+        _choose("robosuite_simulator", self.robosuite_simulator, ROBOSUITE_SIMULATORS)
         if self.view is not None:
             _choose("view", self.view, VIEWS)
         for distraction in self.distractions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,14 @@ from torch.nn import functional as F
 
 from learners.models.policy import Actor, TwinCritic
 from learners.settings import BehaviorSettings
+
+
+class CriticLoss(NamedTuple):
+    """The Bellman error J_Q of a batch."""
+
+    loss: Tensor  # scalar
+    metrics: dict[str, Tensor]
+    priorities: Tensor | None  # (B,), detached; None unless importance weights were given
 
 
 class SoftActorCritic(nn.Module):
@@ -20,6 +29,16 @@ class SoftActorCritic(nn.Module):
 
     def __init__(self, settings: BehaviorSettings, state_dims: int, action_dims: int) -> None:
         super().__init__()
+        if not 0.0 <= settings.priority_max_share <= 1.0:
+            raise ValueError(
+                f"behavior.priority_max_share is {settings.priority_max_share}; it mixes the "
+                "largest and the mean TD error and must be in [0, 1]."
+            )
+        if not settings.priority_epsilon > 0.0:
+            raise ValueError(
+                f"behavior.priority_epsilon is {settings.priority_epsilon}; it must be above 0, or "
+                "a window without error would never be drawn again."
+            )
         self.settings = settings
         self.target_entropy = (
             -float(action_dims) if settings.target_entropy is None else settings.target_entropy
@@ -36,7 +55,8 @@ class SoftActorCritic(nn.Module):
         rewards: Tensor,
         discounts: Tensor,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        importance_weights: Tensor | None = None,
+    ) -> CriticLoss:
         """Return the Bellman error J_Q of both critics (Eq. 3, 4).
 
         Step t of the arguments holds z_t, the action taken there, the reward that it earned and
@@ -45,12 +65,16 @@ class SoftActorCritic(nn.Module):
         (discount 0), for then its target is its reward. Gradient reaches `states`; next states and
         targets are detached.
 
+        With importance weights w the squared errors of window b count w_b times (Schaul et al.
+        2016, section 3.4), and the same errors, unweighted, give the windows' new priorities.
+
         Args:
             states: z (T, B, Ds + Dh).
             actions: a (T, B, A).
             rewards: r (T, B).
             discounts: 1 except after a true termination (T, B).
             generator: Source of the next actions' noise.
+            importance_weights: w (B,), at most 1; None where windows are not drawn by priority.
         """
         with torch.no_grad():
             following = states[1:].detach()
@@ -63,11 +87,32 @@ class SoftActorCritic(nn.Module):
             counts[-1] = (discounts[-1] == 0.0).float()
             share = counts / counts.sum()
         values = self.critics(states, actions)  # (2, T, B)
-        loss = ((values - targets).square() * share).sum()
-        return loss, {
+        errors = values - targets  # (2, T, B)
+        metrics = {
             "value/mean": (values.detach().mean(0) * share).sum(),
             "value/target": (targets * share).sum(),
         }
+        if importance_weights is None:
+            return CriticLoss((errors.square() * share).sum(), metrics, None)
+        loss = (errors.square() * share * importance_weights).sum()
+        priorities = self.priorities(errors.detach(), counts)
+        metrics["importance/mean"] = importance_weights.mean()
+        metrics["priority/mean"] = priorities.mean()
+        return CriticLoss(loss, metrics, priorities)
+
+    def priorities(self, errors: Tensor, counts: Tensor) -> Tensor:
+        """Return each window's priority (B,): eta times the largest plus 1 - eta times the mean of
+        |delta_t| over its steps (Kapturowski et al. 2019, section 2.3), plus epsilon. |delta_t| is
+        the mean over both critics.
+
+        Args:
+            errors: TD errors delta (2, T, B) of both critics.
+            counts: 1 where a step has a target, else 0 (T, B).
+        """
+        sizes = errors.abs().mean(0) * counts  # (T, B)
+        share = self.settings.priority_max_share
+        mixed = share * sizes.amax(0) + (1.0 - share) * sizes.sum(0) / counts.sum(0)
+        return mixed + self.settings.priority_epsilon  # (B,)
 
     def actor_loss(
         self, states: Tensor, generator: torch.Generator | None = None

@@ -56,7 +56,10 @@ PACE = (
     ("weights/age_updates", "weight age (updates)"),
     ("replay/fill_percent", "replay full (%)"),
     ("replay/samples_per_insert", "samples per insert"),
-    ("replay/sample_wait_s", "learner waits, sum (s)"),
+    ("wait/actors_for_learner_percent", "actors wait for learner (%)"),
+    ("wait/learner_for_actors_percent", "learner waits for actors (%)"),
+    ("wait/learner_for_replay_percent", "learner waits for replay (%)"),
+    ("learner/mapped_shards", "shards read directly"),
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_system.metrics import warnings
+from rl_system.metrics import warnings, who_waits
 from rl_system.progress import duration
 from rl_system.report import figures
 from rl_system.report.runs import Group, Run, changed_settings, group_by_settings, load_run
@@ -47,12 +47,12 @@ def render(groups: Sequence[Group]) -> str:
     parts.append(_section("Return", _figure(figures.returns(groups)) + _returns_note(groups[0])))
     parts.append(_films([run for group in groups for run in group.runs]))
     parts.append(_warnings(groups))
-    for title, drawing in (
-        ("Losses", figures.losses(groups)),
-        ("Pace", figures.pace(groups)),
+    for title, drawing, note in (
+        ("Losses", figures.losses(groups), ""),
+        ("Pace", figures.pace(groups), _waits(groups)),
     ):
         if drawing is not None:
-            parts.append(_section(title, _figure(drawing)))
+            parts.append(_section(title, note + _figure(drawing)))
     parts.append(_machine(first))
     parts.append(_settings(first))
     title = html.escape(f"{_task(first)}: report")
@@ -231,6 +231,19 @@ def _warnings(groups: Sequence[Group]) -> str:
                 name = f"<b>{html.escape(run.name)}</b>: " if len(groups) > 1 else ""
                 rows.append(f'<div class="warning">{name}{html.escape(text)}</div>')
     return _section("Warnings at the end", "".join(rows)) if rows else ""
+
+
+def _waits(groups: Sequence[Group]) -> str:
+    """Who waited for whom from the first update on, a line for each run."""
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            text = who_waits([line for line in run.lines if line.get("updates", 0) > 0])
+            if text is not None:
+                several = len(groups) > 1 or len(group.runs) > 1
+                name = f"<b>{html.escape(run.name)}</b>: " if several else ""
+                rows.append(f'<p class="lead">{name}{html.escape(text)}</p>')
+    return "".join(rows)
 
 
 def _machine(run: Run) -> str:

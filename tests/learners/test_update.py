@@ -130,7 +130,7 @@ def test_critic_targets_use_reward_discount_and_target_critics(parts):
     discounts[1] = 0.0  # a true termination after step 1
     latent = states.expected().detach()
     generator = torch.Generator()
-    loss, _ = behavior.critic_loss(latent, actions, rewards, discounts, generator.manual_seed(5))
+    loss = behavior.critic_loss(latent, actions, rewards, discounts, generator.manual_seed(5)).loss
     with torch.no_grad():
         next_action, log_prob = behavior.actor.sample(latent[1:], generator.manual_seed(5))
         soft = behavior.target_critics(latent[1:], next_action).min(0).values

@@ -39,6 +39,7 @@ def make(cluster: None, request: pytest.FixtureRequest) -> Iterator[Make]:
         *, workload: Workload | None = None, seed: int = 0, **settings: Any
     ) -> ReplayService:
         small = {
+            "shards": 2,
             "capacity_agent_steps": 400,
             "minimum_agent_steps": 2,
             "timeout_s": 30.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray
 
-from rl_system.plane import required_cpus
+from rl_system.resources import required_cpus
 from tests.rl_system.tiny_run import tiny_config
 
 

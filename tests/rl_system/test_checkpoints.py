@@ -13,6 +13,7 @@ from rl_system.errors import CheckpointError
 def write(path: Path) -> None:
     (path / "learner").mkdir()
     (path / "learner" / "state.pkl").write_bytes(b"weights")
+    (path / "replay.json").write_bytes(b"{}")
     with SnapshotWriter(path / "replay") as snapshot:
         part = snapshot.part("frames")
         part.write(b"frames")
@@ -62,7 +63,7 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path: Path
     assert not (tmp_path / "000002" / "half").exists()
 
 
-@pytest.mark.parametrize("name", ["learner/state.pkl", "replay/frames", "replay/manifest.json"])
+@pytest.mark.parametrize("name", ["learner/state.pkl", "replay.json", "replay/manifest.json"])
 @pytest.mark.parametrize("damage", ["bytes", "length", "missing"])
 def test_damage_anywhere_is_named_with_an_earlier_checkpoint_to_use(
     tmp_path: Path, name: str, damage: str
@@ -106,4 +107,4 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 def test_replay_parts_are_hashed_once_by_replay_alone(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path).save(write, {})
     parts = json.loads((path / MANIFEST).read_text())["parts"]
-    assert sorted(parts) == ["learner/state.pkl", "replay/manifest.json"]
+    assert sorted(parts) == ["learner/state.pkl", "replay.json", "replay/manifest.json"]

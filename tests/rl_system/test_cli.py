@@ -100,7 +100,7 @@ def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) ->
     assert main(["train", "--list"]) == 0
     assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
     assert main(["train", "--settings", "replay"]) == 0
-    assert "replay.shards=2" in capsys.readouterr().out
+    assert "replay.shards=0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -148,12 +148,17 @@ def test_a_wrong_override_says_what_is_right(entry: str, words: list[str]) -> No
     [
         (["learner.crop_size=101"], ["learner.crop_size (101)", "environment.image_size (100)"]),
         (["learner.sequence_length=126"], ["126", "125 agent steps"]),
-        (["learner.batch_size=15"], ["replay.shards (2)", "Set it to 16"]),
-        (["replay.minimum_agent_steps=20"], ["replay.minimum_agent_steps", "64"]),
+        (["learner.batch_size=15", "learner.count=2"], ["learner.count (2)", "Set it to 16"]),
+        (
+            ["replay.minimum_agent_steps=20", "replay.shards=2"],
+            ["replay.minimum_agent_steps", "64"],
+        ),
         (["replay.capacity_agent_steps=1000", "replay.shards=8"], ["two episodes"]),
         (["model.conv_kernels=[3, 3]"], ["model.conv_kernels has 2", "model.conv_channels has 4"]),
         (["learner.crop_size=2"], ["leave nothing"]),
         (["run.deterministic=true", "actors.count=2"], ["actors.count=1"]),
+        (["run.deterministic=true", "replay.checkpoint=none"], ["replay.checkpoint=reference"]),
+        (["replay.checkpoint=link"], ["replay.checkpoint", "reference, copy, none"]),
         (["actors.count=0"], ["actors.count is 0"]),
     ],
 )
@@ -198,7 +203,7 @@ def test_proprioception_without_layers_of_its_own_is_allowed() -> None:
 
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
-        load_settings(PAPER, ["learner.crop_size=101", "learner.batch_size=15"])
+        load_settings(PAPER, ["learner.crop_size=101", "replay.minimum_agent_steps=20"])
     assert len(str(error.value).splitlines()) == 2
 
 

@@ -118,6 +118,18 @@ def test_the_python_of_robosuite_is_named_with_its_versions() -> None:
     assert str(python) in check.found and "mujoco 3." in check.found
 
 
+def test_a_python_of_robosuite_that_cannot_act_is_a_warning_with_both_ways_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    versions = {"robosuite": "1.4.1", "mujoco": "3.1.1"}
+    monkeypatch.setenv(robosuite.PYTHON_VARIABLE, sys.executable)
+    monkeypatch.setattr(doctor, "_probe", lambda code, python: (versions, ""))
+    (check,) = doctor.check_robosuite()  # this Python has no robosuite, whatever the probe says
+    assert check.status == "warning" and "no actor can run: it lacks robosuite" in check.found
+    assert "make robosuite" in check.advice
+    assert "environment.robosuite_simulator=process" in check.advice
+
+
 def test_the_command_ends_with_1_only_for_failures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +142,17 @@ def test_the_command_ends_with_1_only_for_failures(
     assert main(["doctor", "--only", "machine", "--quiet"]) == 1
 
 
+def test_processes_of_one_machine_share_memory_and_where_not_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look() -> doctor.Check:
+        return next(c for c in doctor.check_machine() if c.topic == "frames between processes")
+
+    assert look().status == "ok"
+    monkeypatch.setattr(doctor, "_SHARED", "print('{\"answer\": null}')")
+    assert look().status == "warning" and "run.object_store_mb" in look().advice
+
+
 @pytest.mark.slow
 def test_ray_starts_here() -> None:
     (check,) = doctor.check_ray()
@@ -137,8 +160,8 @@ def test_ray_starts_here() -> None:
 
 
 def test_an_object_store_too_small_for_the_frames_in_flight_names_the_setting() -> None:
-    small = load_settings(PAPER, ["run.object_store_mb=100"])
-    with pytest.raises(SettingsError, match=r"run\.object_store_mb is 100"):
+    small = load_settings(PAPER, ["run.object_store_mb=70"])
+    with pytest.raises(SettingsError, match=r"run\.object_store_mb is 70"):
         cluster.object_store_mib(small)
     computed = cluster.object_store_mib(load_settings(PAPER))
     assert cluster.object_store_mib(load_settings(PAPER, [f"run.object_store_mb={computed}"])) == (

@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 
+from replay.ring import Ring
 from replay.schema import step_schema
 from replay.shard import ReplayShard
-from rl_system.metrics import METRICS, STARVED_LINES, STUCK_UPDATES, flat_numbers, table, warnings
+from rl_system.metrics import (
+    METRICS,
+    STARVED_LINES,
+    STUCK_UPDATES,
+    flat_numbers,
+    table,
+    warnings,
+    who_waits,
+)
 from rl_system.progress import Limits, duration
 from rl_system.settings import RunSettings
 from rl_system.tally import Tally
@@ -108,13 +117,22 @@ def actor_report(**values: Any) -> dict[str, Any]:
         "random_returns": [], "returns": [3.0], "weights_updates": 0, "life": "a",
         "weights_age": {"agent_steps": 10, "sum": 20.0, "max": 3.0},
         "wall_s": 1.0, "wait_s": 0.0, "driver_wait_s": 0.0,
+        "writer": {"write_waits": 2, "write_wait_s": 0.5, "chunks_in_flight": 3},
+    } | values  # fmt: skip
+
+
+def learner_report(**values: Any) -> dict[str, Any]:
+    return {
+        "updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.0,
+        "driver_wait_s": 0.0,
+        "reader": {"read_waits": 1, "read_wait_s": 0.25, "mapped_shards": 2},
     } | values  # fmt: skip
 
 
 def test_waiting_for_a_slow_driver_is_not_counted_as_work() -> None:
     tally = Tally()
     times = {"wall_s": 10.0, "wait_s": 1.0, "driver_wait_s": 7.0}
-    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, **times})
+    tally.add_learner(learner_report(**times))
     tally.add_actor(actor_report(wall_s=4.0, wait_s=0.0, driver_wait_s=3.0))
     metrics = tally.take_metrics({}, 100)
     assert metrics["learner/busy_percent"] == pytest.approx(20.0)
@@ -122,10 +140,52 @@ def test_waiting_for_a_slow_driver_is_not_counted_as_work() -> None:
     assert (metrics["learner/driver_wait_s"], metrics["actor/driver_wait_s"]) == (7.0, 3.0)
 
 
+def test_who_waits_for_whom_is_one_sentence_with_the_longest_wait_first() -> None:
+    tally = Tally()
+    tally.take_metrics({"agent_steps": 1, "sample_wait_s": 10.0, "waiting_samples": 0}, 100)
+    tally.add_actor(actor_report(wall_s=10.0, wait_s=3.7))
+    tally.add_learner(learner_report(wall_s=10.0, wait_s=1.0, driver_wait_s=0.05))
+    metrics = tally.take_metrics(
+        {"agent_steps": 1, "sample_wait_s": 10.6, "waiting_samples": 0}, 100
+    )
+    assert metrics["wait/actors_for_learner_percent"] == pytest.approx(37.0)
+    assert metrics["wait/learner_for_actors_percent"] == pytest.approx(6.0)
+    assert metrics["wait/learner_for_replay_percent"] == pytest.approx(4.0)
+    assert who_waits([metrics]) == (
+        "actors wait for the learner 37 % of the time, the learner waits for actors 6 %, "
+        "the learner waits for replay 4 %"
+    )
+
+
+def test_a_batch_that_a_shard_holds_back_still_is_a_wait_for_actors() -> None:
+    tally = Tally()
+    tally.add_learner(learner_report(wall_s=2.0, wait_s=2.0))
+    metrics = tally.take_metrics(
+        {"agent_steps": 1, "sample_wait_s": 0.0, "waiting_samples": 3}, 100
+    )
+    assert metrics["wait/learner_for_actors_percent"] == 100.0
+    assert metrics["wait/learner_for_replay_percent"] == 0.0
+
+
+def test_nobody_waits_and_nothing_known_are_told_apart() -> None:
+    assert who_waits([{"updates": 3}]) is None
+    assert who_waits([{"wait/actors_for_learner_percent": 0.4}]) == "nobody waits"
+
+
+def test_waits_of_all_writers_are_added_up() -> None:
+    tally = Tally()
+    for actor in (1, 2, 2):
+        tally.add_actor(actor_report(actor=actor))
+    tally.add_learner(learner_report())
+    metrics = tally.take_metrics({}, 100)
+    assert metrics["actor/write_wait_s"] == 1.0
+    assert metrics["actor/chunks_in_flight"] == 6
+    assert metrics["learner/mapped_shards"] == 2
+
+
 def test_the_age_of_weights_is_a_mean_over_agent_steps_of_all_actors() -> None:
     tally = Tally()
-    times = {"wall_s": 1.0, "wait_s": 0.0, "driver_wait_s": 0.0}
-    tally.add_learner({"updates": 50, "published": 40, "metrics": {}, **times})
+    tally.add_learner(learner_report(updates=50, published=40))
     for actor, steps, age in ((1, 10, 4.0), (2, 30, 8.0)):
         ages = {"agent_steps": steps, "sum": steps * age, "max": age + 1}
         tally.add_actor(actor_report(actor=actor, weights_updates=45, weights_age=ages))
@@ -147,11 +207,10 @@ def test_an_actor_that_comes_back_as_a_new_process_counts_as_a_restart() -> None
 def test_the_names_that_the_run_counts_are_in_the_dictionary() -> None:
     tally = Tally()
     tally.add_actor(actor_report())
-    times = {"wall_s": 1.0, "wait_s": 0.2, "driver_wait_s": 0.1}
-    tally.add_learner({"updates": 5, "published": 5, "metrics": {}, **times})
+    tally.add_learner(learner_report(wait_s=0.2, driver_wait_s=0.1))
     tally.add_evaluation({"return_mean": 1.0, "return_se": 0.1, "episodes": 5, "updates": 5})
     known = {metric.name for metric in METRICS}
-    replay = ReplayShard(step_schema((4, 4, 3), 1), capacity=16).stats()
+    replay = ReplayShard(Ring(step_schema((4, 4, 3), 1), capacity=16)).stats()
     assert not set(tally.take_metrics(replay, 100)) - known
 
 

@@ -9,7 +9,7 @@ from rl_system.settings import RunSettings
 
 LINE = {
     "elapsed_s": 75.0, "updates": 40, "agent_steps": 12_345, "train/return_mean": 91.25,
-    "train/return_se": 2.5, "loss/reward": 0.01234,
+    "train/return_se": 2.5, "loss/reward": 0.01234, "wait/actors_for_learner_percent": 36.6,
 }  # fmt: skip
 
 
@@ -24,7 +24,14 @@ def test_the_panel_shows_the_start_then_the_newest_numbers_and_stays_at_the_end(
     assert "since the start" in started
     assert "Starting Ray ..." in started
     last = out.getvalue().rpartition("╭")[2]
-    for words in ("1:15 of training", "50 %", "91.2 ± 2.5", "12,345", "0.0123"):
+    for words in (
+        "1:15 of training",
+        "50 %",
+        "91.2 ± 2.5",
+        "12,345",
+        "0.0123",
+        "actors wait for the learner 37 %",
+    ):
         assert words in last
     assert "..." not in last
 
@@ -38,6 +45,7 @@ def test_without_a_terminal_there_are_plain_lines_and_each_warning_once() -> Non
     lines = out.getvalue().splitlines()
     assert lines[0] == "Starting Ray"
     assert lines[1].startswith("1:15 (left -)  agent_steps 12345  updates 40 ")
+    assert lines[1].endswith("actors wait for the learner 37 % of the time")
     assert sum(line.startswith("WARNING: loss/actor is not finite") for line in lines) == 1
 
 

@@ -27,6 +27,7 @@ from actors.runner import StreamingEnvRunner
 from actors.stream import ChunkStream
 from actors.worker import Worker
 from learners.update import CoReUpdate
+from replay.ring import Ring
 from replay.schema import step_schema
 from replay.table import Table
 from rl_system.algorithm import CoReConfig
@@ -176,7 +177,7 @@ def test_a_robot_trains_on_ray_through_a_killed_simulator_and_its_policy_comes_b
 def test_steps_of_an_actor_become_batches_that_the_learner_trains_on(settings: Settings) -> None:
     agent = build_agent(settings, 7)
     schema = step_schema((28, 28, 3), 7, settings.proprioception_size)
-    table = Table(schema, 400)
+    table = Table(Ring(schema, 400))
     environments = [Reaching(settings.environment, seed) for seed in range(2)]
     streams = [ChunkStream(table.insert, schema, f"a/{number}", 5) for number in range(2)]
     worker = Worker(environments, agent, streams, generator=np.random.default_rng(0))

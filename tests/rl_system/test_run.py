@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from replay.errors import SnapshotError
 from rl_system.checkpoints import Checkpoints
-from rl_system.errors import RunError, SettingsError, UserError
+from rl_system.errors import CheckpointError, RunError, SettingsError, UserError
 from rl_system.finish import finish
 from rl_system.interrupt import Interrupt, Stopped
 from rl_system.progress import Limits, Progress
-from rl_system.run import resume, train_until_done
+from rl_system.run import _restore, resume, train_until_done
 from rl_system.run_directory import MetricsLog, RunDirectory
 from rl_system.settings import RunSettings, Settings
 
@@ -125,6 +127,54 @@ def test_lines_after_a_checkpoint_are_forgotten_when_the_run_goes_on(settings: S
     trainer.restore_from_path(str(path))
     conduct(directory, longer, trainer)
     assert [line["updates"] for line in directory.metrics()] == [10, 20, 30, 40, 50, 60, 70]
+
+
+def restore(directory: RunDirectory, settings: Settings, trainer: CountingTrainer) -> str:
+    """Puts the trainer back to the newest checkpoint; returns what the user is told."""
+    out = io.StringIO()
+    newest = Checkpoints(directory.checkpoints).newest()
+    with Progress("test", Limits(settings.run), Console(file=out, width=200)) as progress:
+        _restore(trainer, directory, settings, newest, progress)
+    return out.getvalue()
+
+
+def test_what_lay_behind_the_checkpoint_is_told_and_cut_off(settings: Settings) -> None:
+    directory = RunDirectory.create(settings)
+    conduct(directory, settings, CountingTrainer())
+    assert "beyond" not in restore(directory, settings, CountingTrainer())
+    with MetricsLog(directory, tensorboard=False) as log:
+        log.append({"updates": 1260, "agent_steps": 2520})
+    told = restore(directory, settings, CountingTrainer())
+    assert "1,210 updates and 2,420 agent steps beyond checkpoint 000001" in told
+    assert directory.metrics()[-1]["updates"] == 50
+
+
+def test_a_damaged_snapshot_names_the_checkpoint_before_and_how_to_skip(
+    settings: Settings,
+) -> None:
+    class Damaged(CountingTrainer):
+        def restore_from_path(self, path: str) -> None:
+            raise SnapshotError("block 7 is damaged.")
+
+    directory = RunDirectory.create(settings)
+    conduct(directory, settings, CountingTrainer())
+    conduct(
+        directory, replace(settings, run=replace(settings.run, max_updates=60)), CountingTrainer()
+    )
+    with pytest.raises(CheckpointError, match=r"block 7.*--checkpoint 000001.*damaged=skip"):
+        restore(directory, settings, Damaged())
+    assert len(directory.metrics()) > 5
+
+
+def test_a_run_has_one_name_in_ray_in_all_its_lives_and_a_copy_has_another(
+    settings: Settings,
+) -> None:
+    directory = RunDirectory.create(settings)
+    name = directory.name_in_ray()
+    assert RunDirectory.open(directory.path).name_in_ray() == name
+    copy = directory.path.with_name("copy")
+    shutil.copytree(directory.path, copy)
+    assert RunDirectory.open(copy).name_in_ray() != name
 
 
 def test_a_line_cut_short_by_a_crash_is_skipped(settings: Settings) -> None:

@@ -11,7 +11,12 @@ from rl_system.algorithm import CoRe, CoReConfig
 TINY: dict[str, dict[str, Any]] = {
     "environment": {"name": "dcs/cartpole-swingup", "image_size": 28, "quality": "fast"},
     "actors": {"random_agent_steps": 200, "chunk_agent_steps": 25, "num_cpus_per_actor": 0.5},
-    "replay": {"capacity_agent_steps": 4000, "minimum_agent_steps": 200, "timeout_s": 60.0},
+    "replay": {
+        "shards": 2,
+        "capacity_agent_steps": 4000,
+        "minimum_agent_steps": 200,
+        "timeout_s": 60.0,
+    },
     "model": {
         "conv_channels": [4, 8],
         "conv_kernels": [3, 3],

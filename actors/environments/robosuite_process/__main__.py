@@ -8,18 +8,20 @@ input is closed, as the system does when the other side dies, the process ends.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
-import logging
 import os
 import signal
 import sys
 import traceback
+from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
-from errors import GraphicsError
 from messages import PREFIX, decode, encode
 
+_PACKAGE = "actors.environments.robosuite_process"
 _TRACEBACK_LINES = 8
 
 
@@ -28,8 +30,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side to handle
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between replies
+    _make_package()
+    start = importlib.import_module(f"{_PACKAGE}.start")
     try:
-        door = _make_door(json.loads(sys.argv[1]))
+        arguments = json.loads(sys.argv[1])
+        start.check_graphics(arguments.pop("self_check"))
+        door = start.make_door(arguments)
         _send(replies, {"sizes": door.sizes()})
     except Exception as error:
         failure = traceback.format_exc(limit=-_TRACEBACK_LINES)
@@ -38,43 +44,23 @@ def main() -> None:
     serve(door, sys.stdin.buffer, replies)
 
 
-def _make_door(arguments: dict[str, Any]) -> Any:
-    _check_graphics(_load(arguments.pop("self_check")))
-    # At import it warns that its developers' own file of macros is not there.
-    logging.getLogger("robosuite_logs").addFilter(lambda record: "macro" not in record.getMessage())
-    import mujoco
-    from door import Door
+def _make_package() -> None:
+    """Imports this folder by its full name, without the folders that it lies in.
 
-    mujoco.set_mju_user_warning(lambda text: print(text, file=sys.stderr))  # else into a file
-    return Door(**arguments)
-
-
-def _load(path: str) -> Any:
-    """Imports one file, which need not be where modules are found."""
-    spec = importlib.util.spec_from_file_location("self_check", path)
+    Their other modules, and the packages that they may lie beside, are not for this Python.
+    """
+    folder = Path(__file__).resolve().parent
+    parts = _PACKAGE.split(".")
+    for count in range(1, len(parts)):
+        parent = ModuleType(".".join(parts[:count]))
+        parent.__path__ = []
+        sys.modules[parent.__name__] = parent
+    spec = importlib.util.spec_from_file_location(
+        _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _check_graphics(self_check: Any) -> None:
-    """Raises GraphicsError unless this process draws the known scene right."""
-    try:
-        import mujoco  # opens the display
-
-        context = mujoco.GLContext(self_check.SIDE, self_check.SIDE)
-        try:
-            context.make_current()
-            fault = self_check.find_fault_here()
-        finally:
-            context.free()
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # whatever the OpenGL library and its Python layer raise
-        raise GraphicsError(error) from error
-    if fault is not None:
-        raise GraphicsError(f"it draws wrong pictures: {fault}")
+    sys.modules[_PACKAGE] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def serve(door: Any, requests: BinaryIO, replies: BinaryIO) -> None:

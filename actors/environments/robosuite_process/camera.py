@@ -13,7 +13,8 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from errors import GraphicsError
+
+from actors.environments.robosuite_process.errors import GraphicsError
 
 VIEW = 256  # pixels of the published picture, of which an observation is a part
 WINDOW = 144
@@ -28,6 +29,8 @@ _FAINT_MIRROR = 0.05
 class Camera:
     """Draws one simulation; everything here must run on the thread that made it.
 
+    There may be several in one process: each makes its own OpenGL context current before it draws.
+
     Qualities: "exact" draws the whole published picture and cuts the window out, byte for byte
     what robosuite gives; "paper" draws the window alone and leaves out mirrors too faint to see;
     "fast" leaves out all mirrors, shadows and multisampling.
@@ -36,12 +39,14 @@ class Camera:
         GraphicsError: no OpenGL context can be made.
     """
 
+    _current: Camera | None = None  # the one that drew last
+
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, quality: str) -> None:
         self._model, self._data = model, data
         self._exact, self._fast = quality == "exact", quality == "fast"
         try:
             self._gl = mujoco.GLContext(VIEW, VIEW)
-            self._gl.make_current()
+            self._make_current()
         except Exception as error:  # whatever the OpenGL library and its Python layer raise
             raise GraphicsError(error) from error
         size = VIEW if self._exact else WINDOW
@@ -59,6 +64,7 @@ class Camera:
 
     def make_context(self) -> Any:
         """Returns a new drawing context with the model's present textures."""
+        self._make_current()
         return mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
 
     def observe(self, context: Any = None) -> np.ndarray:
@@ -77,15 +83,31 @@ class Camera:
 
     def film(self, height: int, width: int) -> np.ndarray:
         """Returns the whole view for people: uint8 (height, width, 3), upright."""
+        self._make_current()
         if self.context.offHeight < height or self.context.offWidth < width:
             mujoco.mjr_resizeOffscreen(width, height, self.context)
         return np.ascontiguousarray(self._draw(self.context, height, width)[::-1])
 
     def upload(self, texture: int) -> None:
         """Sends a texture of the model, once changed, to where it is drawn."""
+        self._make_current()
         mujoco.mjr_uploadTexture(self._model, self.context, texture)
 
+    def close(self, *contexts: Any) -> None:
+        """Gives back the memory of its drawing, and of contexts that `make_context` returned."""
+        self._make_current()
+        for context in (*contexts, self.context):
+            context.free()
+        self._gl.free()
+        Camera._current = None
+
+    def _make_current(self) -> None:
+        if Camera._current is not self:
+            self._gl.make_current()
+            Camera._current = self
+
     def _draw(self, context: Any, height: int, width: int, narrow: bool = False) -> np.ndarray:
+        self._make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         scene = self._scene
         mujoco.mjv_updateScene(

@@ -13,14 +13,15 @@ from typing import Any
 import mujoco
 import numpy as np
 import robosuite
-from camera import Camera
-from randomizer import Randomizer
 from robosuite.controllers import load_controller_config
+
+from actors.environments.robosuite_process import ROBOSUITE_VERSION
+from actors.environments.robosuite_process.camera import Camera
+from actors.environments.robosuite_process.randomizer import Randomizer
 
 CONTROL_HZ = 20
 HORIZON = 500  # control steps; the episode's end is the caller's to see
 
-_ROBOSUITE = "1.4.1"
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 # Results of MuJoCo's last forward pass that pictures, rewards and sensors read. They belong to the
 # state before the last integration, so the integrated state does not give them back.
@@ -42,7 +43,8 @@ class Door:
     Args:
         robot: robosuite's name of it, "Panda" or "Jaco".
         task_seed: of the door's placement and the robot's first pose, 0 to 2^32 - 1. They come from
-            NumPy's global generator, so there is one task per process.
+            NumPy's global generator: whoever has several tasks in one process gives each its own
+            state of it.
         looks_seed: of the randomisation, 0 to 2^32 - 1.
         randomize: any of "color" (with textures and lights) and "camera".
         quality: see `Camera`.
@@ -55,10 +57,10 @@ class Door:
     def __init__(
         self, robot: str, task_seed: int, looks_seed: int, randomize: list[str], quality: str
     ) -> None:
-        if robosuite.__version__ != _ROBOSUITE:
+        if robosuite.__version__ != ROBOSUITE_VERSION:
             raise RuntimeError(
                 f"{sys.executable} has robosuite {robosuite.__version__}, and the published task "
-                f"needs {_ROBOSUITE}: `make robosuite` builds a Python with it."
+                f"needs {ROBOSUITE_VERSION}: `make robosuite` builds a Python with it."
             )
         # Making it places a door too, and traces of that (1e-7) reach into the first episode.
         np.random.seed(task_seed)
@@ -83,6 +85,11 @@ class Door:
         self.camera = Camera(self._model, self._data, quality)
         self.randomizer = Randomizer(sim, self.camera, randomize, looks_seed) if randomize else None
         np.random.seed(task_seed)
+
+    def close(self) -> None:
+        """Gives back what the simulation and its pictures hold."""
+        self.camera.close(*(self.randomizer.contexts if self.randomizer is not None else ()))
+        self.env.close()
 
     def sizes(self) -> dict[str, int]:
         """Returns the numbers in an action and in the proprioception."""

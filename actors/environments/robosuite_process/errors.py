@@ -4,13 +4,15 @@ import os
 
 
 class GraphicsError(RuntimeError):
-    """No picture can be drawn in this process, or none that is right.
+    """No picture can be drawn in a process, or none that is right.
 
     The message is one line, the name of the OpenGL library and the reason.
 
     Args:
         reason: a text, or what the library or its Python layer raised.
+        library: of OpenGL; None for the one that this process draws with.
     """
 
-    def __init__(self, reason: object) -> None:
-        super().__init__(f"{os.environ.get('MUJOCO_GL')}: {' '.join(str(reason).split())}")
+    def __init__(self, reason: object, library: "str | None" = None) -> None:
+        library = library or os.environ.get("MUJOCO_GL")
+        super().__init__(f"{library}: {' '.join(str(reason).split())}")

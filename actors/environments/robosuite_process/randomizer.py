@@ -16,9 +16,10 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from camera import Camera
 from robosuite.utils import mjmod
 from robosuite.wrappers import domain_randomization_wrapper as published
+
+from actors.environments.robosuite_process.camera import Camera
 
 # What randomisation changes in the model, beside textures.
 _FIELDS = (
@@ -80,6 +81,11 @@ class Randomizer:
             return self._camera.observe(self._make_original_context())
         finally:
             self._write(randomized)
+
+    @property
+    def contexts(self) -> list[Any]:
+        """The drawing contexts that it has made."""
+        return [] if self._original_context is None else [self._original_context]
 
     def get_state(self) -> dict[str, Any]:
         """Returns what this episode's looks and all later draws follow from."""

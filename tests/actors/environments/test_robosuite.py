@@ -21,6 +21,7 @@ from PIL import Image
 from actors.environments import backend, robosuite, robosuite_process, self_check
 from actors.environments.catalog import make_environment
 from actors.environments.robosuite import RobosuiteEnvironment, RobosuiteMissing, find_python
+from actors.environments.robosuite_process.errors import GraphicsError
 from actors.environments.server_process import ProcessFailed, ServerProcess
 from actors.environments.settings import EnvironmentSettings
 
@@ -219,6 +220,22 @@ sys.stdin.read()
 """
 
 
+def _act_in_robosuites_python(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[str]:
+    """Has this process count as one of robosuite's Python, where making a door raises `error`.
+
+    Returns a list that gets the library of every attempt.
+    """
+    tried: list[str] = []
+
+    def fail(arguments: dict[str, Any], variables: dict[str, str]) -> None:
+        tried.append(variables["MUJOCO_GL"])
+        raise error
+
+    monkeypatch.setattr(robosuite, "has_robosuite", lambda: True)
+    monkeypatch.setattr(robosuite, "LocalDoor", fail)
+    return tried
+
+
 class TestTurningToAnotherLibrary:
     """Without a simulator: what is tried behind a library that cannot draw, and what is said."""
 
@@ -254,6 +271,37 @@ class TestTurningToAnotherLibrary:
         words = r"here \(egl: no light; osmesa: no light\).*apt-get install -y libosmesa6"
         with pytest.raises(backend.GraphicsUnavailable, match=words):
             make_environment(blind("egl", "osmesa"), 0)
+
+    def test_an_actor_whose_egl_cannot_draw_has_its_simulator_in_a_process_beside(
+        self, blind: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Since one process draws with one library, and it has loaded EGL by then."""
+        tried = _act_in_robosuites_python(monkeypatch, GraphicsError("no light", "egl"))
+        settings = blind("egl")
+        monkeypatch.setattr(sys, "executable", settings.robosuite_python)
+        with make_environment(settings, 0) as environment:
+            assert environment.library == "osmesa"
+            assert environment.process_id != os.getpid()
+        assert tried == ["egl"]
+        with pytest.raises(backend.GraphicsUnavailable, match=r"here \(egl: no light; osmesa: no"):
+            make_environment(blind("egl", "osmesa"), 0)
+        with pytest.raises(backend.GraphicsUnavailable, match=r"here \(egl: no light\): set"):
+            make_environment(blind("egl", gl="egl"), 0)
+
+    def test_an_actor_that_is_to_have_it_beside_never_tries_within(
+        self, blind: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = _act_in_robosuites_python(monkeypatch, GraphicsError("no light", "egl"))
+        with make_environment(blind(robosuite_simulator="process"), 0) as environment:
+            assert environment.library == "egl" and environment.process_id != os.getpid()
+        assert tried == []
+
+    def test_an_actor_without_mujoco_says_how_to_get_it(
+        self, blind: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _act_in_robosuites_python(monkeypatch, ModuleNotFoundError("No module named 'mujoco'"))
+        with pytest.raises(RobosuiteMissing, match=r"No module named 'mujoco'.*make robosuite"):
+            make_environment(blind(), 0)
 
     def test_nothing_takes_the_place_of_a_device_that_was_named(self, blind: Any) -> None:
         reason = "MUJOCO_EGL_DEVICE_ID must be between 0 and 0"

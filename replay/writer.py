@@ -1,4 +1,4 @@
-"""The two ends of the service: a writer in every actor, a reader in every learner."""
+"""The end of the service that is in every actor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from replay.errors import ReplayError, ReplayTimeout
-from replay.schema import Batch, Chunk, ChunkKey, Schema
+from replay.schema import Chunk, ChunkKey, Schema
 from replay.settings import ReplaySettings
-from replay.workload import Workload
+from replay.staging import StagedChunk, Staging
 
 IDLE_EPISODES_KEPT = 1024  # routes of episodes that never ended (their environment was rebuilt)
-ASK_WHY_TIMEOUT_S = 5.0
+
+
+class _Waiting(NamedTuple):
+    """A chunk that was not acknowledged, and the block in which it lies."""
+
+    chunk: Chunk
+    block: int
 
 
 @dataclass
@@ -28,9 +33,8 @@ class _Route:
     """One episode on its way to one shard."""
 
     shard: int
-    backlog: deque[Chunk] = field(
-        default_factory=deque
-    )  # not acknowledged, in order; those in `sent` are its first
+    # Not acknowledged, in order; those in `sent` are its first.
+    backlog: deque[_Waiting] = field(default_factory=deque)
     sent: int = 0
     call: Any = None  # the call that carries them
     admitted: bool = False  # the shard has taken the first chunk: the rest follows it there
@@ -46,8 +50,9 @@ class ReplayWriter:
     favour of the shard numbered like the actor. If that shard's limiter holds new episodes back, it
     goes to the next that does not; if all hold back, `write` waits (back-pressure). Chunks of one
     episode are sent one call after the other, so they arrive in order; after a shard restart Ray
-    repeats the unanswered call, and the shard drops what it had. Use one writer per process; it is
-    not thread-safe.
+    repeats the unanswered call, and the shard drops what it had. Shards on this machine pick a
+    chunk up from the writer's memory; to others it travels through Ray's object store. Use one
+    writer per process; it is not thread-safe.
     """
 
     def __init__(
@@ -59,8 +64,10 @@ class ReplayWriter:
         actor: str,
         actor_index: int = 0,
         environments: int = 1,
+        chunk_length: int = 32,
     ) -> None:
         """Up to `environments` x `settings.chunks_in_flight` chunks are unacknowledged at once.
+        `chunk_length` is the longest chunk to be expected, in agent steps.
 
         A process that is started again counts its episodes from 0 again, so every writer adds a
         random mark of its own to the actor's name; no new episode is ever taken for a repeat of an
@@ -70,6 +77,11 @@ class ReplayWriter:
         self._schema = schema
         self._timeout_s = settings.timeout_s
         self._limit = settings.chunks_in_flight * environments
+        # Calls that are on their way together may be served in another order than they were made
+        # in. With one environment nothing is gained by several, and equal seeds fill equal tables.
+        self._in_order = environments == 1
+        self._staging = Staging(schema, chunk_length, self._limit)
+        self._by_value: set[int] = set()  # shards that cannot reach this process's memory
         self._mark = f"#{os.urandom(4).hex()}"
         self._actor = actor
         self._order = [(actor_index + i) % len(self._shards) for i in range(len(self._shards))]
@@ -80,25 +92,24 @@ class ReplayWriter:
         self._waits = 0
         self._wait_s = 0.0
 
-    def write(self, chunk: Chunk) -> None:
-        """Sends a chunk; returns while it is on its way.
+    def write(self, chunk: Chunk, timeout_s: float | None = None) -> None:
+        """Sends a chunk; returns while it is on its way. The caller may reuse the arrays at once.
 
-        The arrays may be reused by the caller only after the chunk was acknowledged: hand over
-        fresh ones. Raises `ChunkError` at once if the chunk does not fit the schema,
-        `ReplayTimeout` if there is no room in flight within `timeout_s` (the chunk is then not
+        Raises `ChunkError` at once if the chunk does not fit the schema, `ReplayTimeout` if there
+        is no room in flight within `timeout_s` (default: the service's; the chunk is then not
         taken: the call can be repeated), `ReplayError` if a shard is gone for good.
         """
         self._schema.validate(chunk)
         self._advance(0.0)
         if self._in_flight >= self._limit:
-            self._wait(self._limit - 1, "to send a chunk")
+            self._wait(self._limit - 1, "to send a chunk", timeout_s)
         key = chunk.key
         route = self._routes.get((key.actor, key.episode))
         if route is None:
             route = self._routes[key.actor, key.episode] = _Route(self._preferred(set()))
-        route.backlog.append(
-            Chunk(ChunkKey(key.actor + self._mark, key.episode, key.start), chunk.steps)
-        )
+        marked = ChunkKey(key.actor + self._mark, key.episode, key.start)
+        block, staged = self._staging.put(Chunk(marked, chunk.steps))
+        route.backlog.append(_Waiting(staged, block))
         self._in_flight += 1
         self._send(route)
         self._forget_idle()
@@ -126,12 +137,13 @@ class ReplayWriter:
 
     def stats(self) -> dict[str, float]:
         """`write_waits`, `write_wait_s` (time that `write` and `flush` were blocked),
-        `chunks_in_flight`.
+        `chunks_in_flight`; `shards_by_value`: those that cannot map this process's memory.
         """
         return {
             "write_waits": self._waits,
             "write_wait_s": self._wait_s,
             "chunks_in_flight": self._in_flight,
+            "shards_by_value": len(self._by_value),
         }
 
     def _preferred(self, without: set[int]) -> int:
@@ -142,15 +154,26 @@ class ReplayWriter:
             route.call is not None
             or not route.backlog
             or len(route.held_back_by) == len(self._shards)
+            or (self._in_order and route is not self._oldest())
         ):
             return
         # Until the first chunk is taken the episode may still go elsewhere, so that one travels
         # alone.
-        chunks = list(route.backlog) if route.admitted else [route.backlog[0]]
+        route.sent = len(route.backlog) if route.admitted else 1
+        chunks = [route.backlog[i] for i in range(route.sent)]
         waited_s = time.monotonic() - route.held_back_at if route.held_back_at else 0.0
-        route.sent = len(chunks)
-        self._given[route.shard] += sum(map(len, chunks))
-        route.call = self._shards[route.shard].insert.remote(chunks, waited_s)
+        self._given[route.shard] += sum(len(each.chunk) for each in chunks)
+        parcel = [self._parcel(each, route.shard) for each in chunks]
+        route.call = self._shards[route.shard].insert.remote(parcel, waited_s)
+
+    def _oldest(self) -> _Route | None:
+        """The episode begun first of those that have something to send or on its way."""
+        return next((route for route in self._routes.values() if route.backlog), None)
+
+    def _parcel(self, waiting: _Waiting, shard: int) -> Chunk | StagedChunk:
+        if shard in self._by_value:
+            return waiting.chunk
+        return self._staging.describe(waiting.chunk, waiting.block) or waiting.chunk
 
     def _advance(self, timeout_s: float) -> None:
         """Takes in what the shards have answered, waiting up to `timeout_s` for a first answer, and
@@ -172,7 +195,7 @@ class ReplayWriter:
 
     def _answered(self, route: _Route) -> None:
         call, route.call = route.call, None
-        chunks = [route.backlog[i] for i in range(route.sent)]
+        chunks = [route.backlog[i].chunk for i in range(route.sent)]
         try:
             receipt = ray.get(call)
         except ActorUnavailableError:
@@ -180,7 +203,12 @@ class ReplayWriter:
             self._send(route)
             return
         except RayActorError as error:
-            raise _gone(route.shard, error) from error
+            raise gone(route.shard, error) from error
+        if receipt is None:  # it cannot see this memory: another machine, container or user
+            self._by_value.add(route.shard)
+            self._given[route.shard] -= sum(map(len, chunks))
+            self._send(route)
+            return
         if receipt.held_back:
             self._given[route.shard] -= len(chunks[0])
             route.held_back_at = route.held_back_at or time.monotonic()
@@ -192,7 +220,7 @@ class ReplayWriter:
                 self._ask_for_admission(len(chunks[0]))
             return
         for _ in chunks:
-            route.backlog.popleft()
+            self._staging.give_back(route.backlog.popleft().block)
         self._in_flight -= len(chunks)
         route.admitted = True
         route.held_back_at = 0.0
@@ -201,6 +229,8 @@ class ReplayWriter:
             del self._routes[last.actor.removesuffix(self._mark), last.episode]
         else:
             self._send(route)
+        if self._in_order and (following := self._oldest()) is not None:
+            self._send(following)
 
     def _ask_for_admission(self, agent_steps: int) -> None:
         for shard in self._order:
@@ -219,7 +249,7 @@ class ReplayWriter:
         except ActorUnavailableError:
             granted = False
         except RayActorError as error:
-            raise _gone(shard, error) from error
+            raise gone(shard, error) from error
         everywhere = set(range(len(self._shards)))
         waiting = [
             route
@@ -229,13 +259,13 @@ class ReplayWriter:
         if not waiting:
             return
         if not granted:
-            self._ask_for_admission(len(waiting[0].backlog[0]))
+            self._ask_for_admission(len(waiting[0].backlog[0].chunk))
             return
         waiting[0].shard = shard
         waiting[0].held_back_by = everywhere - {shard}
         self._send(waiting[0])
         if len(waiting) > 1:
-            self._ask_for_admission(len(waiting[1].backlog[0]))
+            self._ask_for_admission(len(waiting[1].backlog[0].chunk))
 
     def _wait(self, at_most: int, what: str, timeout_s: float | None = None) -> None:
         """Waits until at most `at_most` chunks are in flight."""
@@ -277,124 +307,8 @@ class ReplayWriter:
                     del self._routes[key]
 
 
-class ReplayReader:
-    """Draws (T, B) batches, an equal part of B from every shard, with several requests in flight.
-
-    Parts are put side by side on axis 1 in the order of shards, in new arrays that the caller owns
-    (or in `out`); nothing keeps the object store's memory. Not thread-safe: use it from one thread,
-    such as a prefetcher's.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[ActorHandle[Any]],
-        settings: ReplaySettings,
-        *,
-        batch_length: int,
-        batch_size: int,
-    ) -> None:
-        """`batch_size` must be a multiple of the number of shards. Nothing is requested before the
-        first `read`.
-        """
-        self._shards = list(shards)
-        self._length = batch_length
-        self._sequences = Workload(batch_size=batch_size).share(len(self._shards))
-        self._timeout_s = settings.timeout_s
-        self._depth = settings.requests_in_flight
-        self._pending: deque[tuple[int, list[Any]]] = deque()  # number, a call to every shard
-        self._name = os.urandom(8).hex()
-        self._next_number = 0
-        self._waits = 0
-        self._wait_s = 0.0
-
-    def read(self, out: Batch | None = None, timeout_s: float | None = None) -> Batch:
-        """The next batch: arrays (T, B, ...). Raises `ReplayTimeout` after `timeout_s`, saying who
-        waits for whom.
-
-        After a time-out the requests stay in flight and the call can be repeated. Raises
-        `ReplayError` if a shard is gone for good.
-        """
-        begin = time.monotonic()
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        while len(self._pending) < self._depth:
-            self._ask()
-        parts = self._await(*self._pending[0], begin + timeout_s, timeout_s)
-        self._pending.popleft()
-        self._ask()
-        batch = {} if out is None else out
-        for name in parts[0]:
-            arrays = [part[name] for part in parts]
-            if out is None:
-                batch[name] = np.concatenate(arrays, axis=1)
-            else:
-                np.concatenate(arrays, axis=1, out=out[name])
-        waited = time.monotonic() - begin
-        if waited > 1e-3:
-            self._waits += 1
-            self._wait_s += waited
-        return batch
-
-    def close(self) -> None:
-        """Withdraws the requests in flight."""
-        for _, calls in self._pending:
-            for call in calls:
-                ray.cancel(call)
-        self._pending.clear()
-
-    def stats(self) -> dict[str, float]:
-        """`read_waits` and `read_wait_s`: batches that were not there when asked for, and the time
-        until they were.
-        """
-        return {"read_waits": self._waits, "read_wait_s": self._wait_s}
-
-    def _ask(self) -> None:
-        number = self._next_number
-        self._next_number += 1
-        calls = [self._request(shard, number) for shard in range(len(self._shards))]
-        self._pending.append((number, calls))
-
-    def _request(self, shard: int, number: int) -> Any:
-        return self._shards[shard].sample.remote(
-            self._length, self._sequences, self._timeout_s, self._name, number
-        )
-
-    def _await(
-        self, number: int, calls: list[Any], deadline: float, timeout_s: float
-    ) -> list[Batch]:
-        """The answers to `calls`, in order. Requests that a shard gave up are made again."""
-        parts: list[Batch | None] = [None] * len(calls)
-        while missing := [i for i, part in enumerate(parts) if part is None]:
-            left = max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait([calls[i] for i in missing], num_returns=1, timeout=left)
-            if not ready:
-                raise ReplayTimeout(f"No batch within {timeout_s:g} s. {self._why(missing)}")
-            shard = calls.index(ready[0])
-            try:
-                parts[shard] = ray.get(ready[0])
-            except (ReplayTimeout, ActorUnavailableError):
-                calls[shard] = self._request(shard, number)
-            except RayActorError as error:
-                raise _gone(shard, error) from error
-        return [part for part in parts if part is not None]
-
-    def _why(self, shards: list[int]) -> str:
-        reasons = []
-        for shard in shards:
-            try:
-                call: Any = self._shards[shard].why_not.remote(self._length, self._sequences)
-                reasons.append(
-                    f"Shard {shard} "
-                    f"{ray.get(call, timeout=ASK_WHY_TIMEOUT_S) or 'has just become ready'}."
-                )
-            except (RayActorError, ray.exceptions.GetTimeoutError):
-                reasons.append(
-                    f"Shard {shard} does not answer: is its process alive and its machine "
-                    "reachable?"
-                )
-        return " ".join(reasons)
-
-
-def _gone(shard: int, error: Exception) -> ReplayError:
+def gone(shard: int, error: Exception) -> ReplayError:
+    """What to raise when Ray will not start a shard again."""
     return ReplayError(
         f"Replay shard {shard} is gone and will not be started again ({type(error).__name__}). "
         "The service was stopped or its machine was lost: resume the run from its last checkpoint."

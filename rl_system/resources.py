@@ -1,0 +1,137 @@
+"""What a run reserves of the Ray cluster: CPUs, GPUs, and the nodes of its replay shards."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import ray
+from ray.util.placement_group import (
+    get_current_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+from learners.device import choose_device
+from rl_system.errors import SettingsError
+from rl_system.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DRIVER_CPUS = 0.01  # not 0: Tune would drop the driver's bundle and shift everybody else's
+_QUIET_S = 10.0  # a longer wait for resources is told
+
+
+def shard_bundles(settings: Settings) -> list[dict[str, float]]:
+    """Returns one resource bundle for each shard; none if shards reserve no CPU."""
+    cpus = settings.replay.cpus_per_shard
+    return [{"CPU": cpus} for _ in range(shard_count(settings))] if cpus else []
+
+
+def shard_count(settings: Settings) -> int:
+    """Returns the number of replay shards on the present cluster."""
+    nodes = sum(node["Alive"] for node in ray.nodes()) if ray.is_initialized() else 1
+    return settings.replay.on_nodes(nodes).shards
+
+
+def required_cpus(settings: Settings) -> float:
+    """Returns the CPUs that Ray must be able to give to one run of `settings`."""
+    actors = settings.actors.count * settings.actors.num_cpus_per_actor
+    shards = shard_count(settings) * settings.replay.cpus_per_shard
+    return actors + shards + max(1, settings.learner.count) + DRIVER_CPUS
+
+
+def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> None:
+    """Waits until the cluster can give `bundles`, so that no process waits for its CPU in silence.
+
+    Does nothing inside a Tune trial, whose resources are reserved already.
+
+    Raises:
+        SettingsError: it cannot within `timeout_s`; says what is free and what to change.
+    """
+    if get_current_placement_group() is not None:
+        return
+    trial = placement_group([bundle for bundle in bundles if any(bundle.values())])
+    try:
+        granted = trial.ready()
+        ready, _ = ray.wait([granted], timeout=min(_QUIET_S, timeout_s))
+        if not ready:
+            logger.warning("Waiting up to %g s for CPUs and GPUs of Ray.", timeout_s)
+            ready, _ = ray.wait([granted], timeout=timeout_s)
+    finally:
+        remove_placement_group(trial)
+    if ready:
+        return
+    free, present = ray.available_resources(), ray.cluster_resources()
+    wanted = {
+        name: round(sum(bundle.get(name, 0) for bundle in bundles), 2) for name in ("CPU", "GPU")
+    }
+    raise SettingsError(
+        f"The run needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs of Ray. After "
+        f"{timeout_s:g} s {free.get('CPU', 0):g} of {present.get('CPU', 0):g} CPUs and "
+        f"{free.get('GPU', 0):g} of {present.get('GPU', 0):g} GPUs are free. Start Ray with more "
+        "(num_cpus may exceed the machine's cores), stop other runs, or lower actors.count, "
+        "actors.num_cpus_per_actor or replay.cpus_per_shard."
+    )
+
+
+def settled(settings: Settings, other_bundles: int, living: int) -> Settings:
+    """Returns the settings with `replay.shards` as a number.
+
+    Inside a Tune trial it is the number of bundles that were reserved for shards, whatever nodes
+    have come and gone since; `other_bundles` of the trial's bundles are not theirs. Elsewhere, and
+    if no number is asked for, it is that of the run's `living` shards, if there are any.
+    """
+    group, shards = get_current_placement_group(), settings.replay.shards
+    if group is not None and settings.replay.cpus_per_shard:
+        shards = group.bundle_count - other_bundles
+    shards = shards or living or shard_count(settings)
+    return replace(settings, replay=replace(settings.replay, shards=shards))
+
+
+def shard_nodes(settings: Settings) -> list[str] | None:
+    """Returns the nodes on which the shards of a Tune trial have their bundles; None elsewhere.
+
+    The shards run on these nodes, but outside the trial's placement group: a group takes everything
+    in it along when it ends, and shards are to outlive a driver that dies. Where they reserve no
+    CPU they go over all nodes in turn.
+    """
+    group = get_current_placement_group()
+    if group is None:
+        return None
+    shards = settings.replay.shards
+    if not settings.replay.cpus_per_shard:
+        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        return [nodes[index % len(nodes)] for index in range(shards)]
+    node_of = placement_group_table(group)["bundles_to_node_id"]
+    return [node_of[index] for index in range(group.bundle_count - shards, group.bundle_count)]
+
+
+def check_supported(settings: Settings) -> None:
+    """Raises SettingsError for what one run cannot do."""
+    if settings.learner.count > 1:
+        raise SettingsError(
+            f"learner.count is {settings.learner.count}: several learner processes are not built "
+            "yet, use 1 (or 0 to learn inside the driver)."
+        )
+    if settings.learner.device == "cuda" and not _has_gpu():
+        where = "Ray's cluster has none" if ray.is_initialized() else "torch sees none here"
+        raise SettingsError(
+            f'learner.device="cuda" needs a GPU and {where}: set learner.device=cpu, or check the '
+            "driver and the torch build with `rl-system doctor`."
+        )
+
+
+def gpus_per_learner(settings: Settings) -> int:
+    """Returns the GPUs that Ray reserves for a learner; "auto" takes one if there is any."""
+    if settings.learner.device == "auto":
+        return int(_has_gpu())
+    return int(settings.learner.device == "cuda")
+
+
+def _has_gpu() -> bool:
+    """Whether a learner can have a GPU: of Ray's cluster, or of this machine if Ray is down."""
+    if ray.is_initialized():
+        return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    return choose_device("auto").type == "cuda"
