@@ -136,6 +136,7 @@ class ShardServer:
 
     async def admission(self, agent_steps: int, timeout_s: float) -> bool:
         """Returns True as soon as a new episode may begin here, or False after `timeout_s`."""
+        self._called_at = time.monotonic()
         try:
             await self._until(lambda: self._shard.would_admit(agent_steps), timeout_s)
         except TimeoutError:

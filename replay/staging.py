@@ -14,6 +14,7 @@ import numpy as np
 from replay.memory import Address, SharedMemory
 from replay.schema import Chunk, ChunkKey, Schema
 
+HEAD = 64  # bytes of a block before its chunk: the serial, in the first eight
 WRITERS_KEPT = 256  # writers whose memory a shard keeps mapped; the least recent goes first
 
 
@@ -25,6 +26,7 @@ class StagedChunk:
     length: int
     address: Address
     offset: int  # of its block, in bytes
+    serial: int  # of what lies in the block
 
     def __len__(self) -> int:
         """The number of steps L."""
@@ -45,6 +47,7 @@ class Staging:
         self._stride = _block_bytes(schema, chunk_length)
         self._memory = SharedMemory(self._stride * blocks)
         self._free = list(range(blocks))[::-1]
+        self._serials = [0] * blocks
 
     @property
     def free(self) -> int:
@@ -61,7 +64,9 @@ class Staging:
         block = self._free.pop()
         offset = block * self._stride
         self._memory.claim(offset + self._stride)
-        steps = chunk_views(self._schema, self._memory.data[offset:], length)
+        self._serials[block] += 1
+        _serial(self._memory, offset)[0] = self._serials[block]
+        steps = chunk_views(self._schema, self._memory.data[offset + HEAD :], length)
         for name, array in steps.items():
             array[...] = chunk.steps[name]
         return block, Chunk(chunk.key, steps)
@@ -71,7 +76,8 @@ class Staging:
         address = self._memory.address
         if block < 0 or address is None:
             return None
-        return StagedChunk(chunk.key, len(chunk), address, block * self._stride)
+        offset, serial = block * self._stride, self._serials[block]
+        return StagedChunk(chunk.key, len(chunk), address, offset, serial)
 
     def give_back(self, block: int) -> None:
         """Frees a block."""
@@ -88,7 +94,9 @@ class StagingReader:
         self._writers: OrderedDict[bytes, SharedMemory] = OrderedDict()
 
     def find(self, staged: StagedChunk) -> Chunk | None:
-        """The chunk, over the writer's memory; None if that cannot be reached from here."""
+        """The chunk, over the writer's memory; None if that cannot be reached from here, or if the
+        chunk lies there no more.
+        """
         token = staged.address.token
         memory = self._writers.get(token)
         if memory is None:
@@ -100,7 +108,11 @@ class StagingReader:
         self._writers.move_to_end(token)
         if staged.offset + _block_bytes(self._schema, staged.length) > memory.nbytes:
             return None
-        views = chunk_views(self._schema, memory.data[staged.offset :], staged.length)
+        # A call that arrives long after it was repeated and answered must not take the block's next
+        # chunk for its own.
+        if _serial(memory, staged.offset)[0] != staged.serial:
+            return None
+        views = chunk_views(self._schema, memory.data[staged.offset + HEAD :], staged.length)
         return Chunk(staged.key, views)
 
     def _drop_abandoned(self) -> None:
@@ -120,7 +132,11 @@ def chunk_views(schema: Schema, memory: np.ndarray, length: int) -> Mapping[str,
 
 
 def _block_bytes(schema: Schema, length: int) -> int:
-    return sum(_aligned(field.nbytes * length) for field in schema.fields)
+    return HEAD + sum(_aligned(field.nbytes * length) for field in schema.fields)
+
+
+def _serial(memory: SharedMemory, offset: int) -> np.ndarray:
+    return memory.data[offset : offset + 8].view(np.uint64)
 
 
 def _aligned(nbytes: int) -> int:
