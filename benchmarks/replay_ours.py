@@ -48,7 +48,8 @@ class RayProcesses:
             runtime_env={"env_vars": variables},
         )
         self._roots = set(mine.children()) - others  # Ray's own, which start all others
-        free = {"num_cpus": 0}
+        # Ray's GCS keeps an event of every call otherwise, and grows by it.
+        free = {"num_cpus": 0, "enable_task_events": False}
         self.writers: list[Any] = [
             ray.remote(_Writer).options(**free).remote(index, str(path)) for index in range(writers)
         ]

@@ -245,11 +245,12 @@ class TestTurningToAnotherLibrary:
         monkeypatch.setenv("MUJOCO_GL", "egl")
         monkeypatch.setattr(backend, "_LIBRARIES", {"egl": (), "osmesa": ()})
         folder = str(Path(robosuite_process.__file__).parent)
+        real = sys.executable  # a test may set another one
 
         def settings(*libraries: str, reason: str = "no light", **fields: Any) -> Any:
             program, python = tmp_path / "program.py", tmp_path / "python"
             program.write_text(_BLIND.format(folder=folder, blind=libraries, reason=reason))
-            python.write_text(f"#!/bin/sh\nexec {sys.executable} {program}\n")
+            python.write_text(f"#!/bin/sh\nexec {real} {program}\n")
             python.chmod(0o755)
             return _settings(robosuite_python=str(python), **fields)
 
