@@ -58,6 +58,8 @@ def shard_options(
         "max_restarts": -1,
         "max_task_retries": -1,  # every call may be repeated, see ShardServer
         "max_concurrency": CONCURRENT_CALLS,
+        # Ray's record of every call: it costs time, and memory that grows with every insert.
+        "enable_task_events": False,
     }
 
 

@@ -46,7 +46,7 @@ class ReplaySettings:
     # batches a reader has asked for ahead of use
     requests_in_flight: int = 3
     # chunks a writer has sent and not seen acknowledged, per environment
-    chunks_in_flight: int = 4
+    chunks_in_flight: int = 8
     # CPUs that Ray reserves for a shard
     cpus_per_shard: float = 0.5
     # whether shards outlive a driver or learner that dies, so that the run, when it is started

@@ -157,9 +157,10 @@ class ReplayWriter:
             or (self._in_order and route is not self._oldest())
         ):
             return
-        # Until the first chunk is taken the episode may still go elsewhere, so that one travels
-        # alone.
-        route.sent = len(route.backlog) if route.admitted else 1
+        # All in one call. If the first is held back, none is stored, and all may go elsewhere; only
+        # frames that travel by themselves are not sent in vain.
+        alone = not route.admitted and route.shard in self._by_value
+        route.sent = 1 if alone else len(route.backlog)
         chunks = [route.backlog[i] for i in range(route.sent)]
         waited_s = time.monotonic() - route.held_back_at if route.held_back_at else 0.0
         self._given[route.shard] += sum(len(each.chunk) for each in chunks)
@@ -184,9 +185,9 @@ class ReplayWriter:
         waiting = [*calls, *admissions]
         if not waiting:
             return
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s)
-        if len(waiting) > 1:
-            ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if timeout_s > 0:
+            ray.wait(waiting, num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for call in ready:
             if call in admissions:
                 self._admitted(admissions[call])
@@ -210,7 +211,7 @@ class ReplayWriter:
             self._send(route)
             return
         if receipt.held_back:
-            self._given[route.shard] -= len(chunks[0])
+            self._given[route.shard] -= sum(map(len, chunks))
             route.held_back_at = route.held_back_at or time.monotonic()
             route.held_back_by.add(route.shard)
             if len(route.held_back_by) < len(self._shards):

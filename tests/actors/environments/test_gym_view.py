@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import dm_env
 import gymnasium
@@ -95,14 +96,15 @@ def test_a_seed_gives_the_episodes_of_the_dm_env_environment_of_that_seed() -> N
 def test_the_examples_of_the_documentation_run() -> None:
     page = Path(__file__).parents[3] / "docs" / "environments.md"
     examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
+    names: dict[str, Any] = {"np": np, "action": np.zeros(6)}
     for example in examples:
-        names: dict[str, object] = {}
         exec(example, names)
-        for made in ("environment", "env", "envs"):
-            if made in names:
-                names[made].close()  # type: ignore[attr-defined]
-    assert names["info"]["simulator_steps"] == 4  # type: ignore[index]
+    assert names["time_step"].observation is not None
+    np.testing.assert_array_equal(names["time_step"].observation, names["rows"][0])
+    for made in ("environment", "env", "envs"):
+        names[made].close()
+    assert names["info"]["simulator_steps"] == 4
 
 
 def test_without_a_seed_no_two_environments_are_alike() -> None:
