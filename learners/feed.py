@@ -39,6 +39,7 @@ class BatchFeed(Generic[Origin]):
         device: Where the batches are wanted.
         depth: Batches held ready, 1 or more.
         wait_s: Seconds that `read` is given each time. `close` may take that long.
+        idle: Called by the thread again and again while it has nothing to read.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class BatchFeed(Generic[Origin]):
         depth: int,
         *,
         wait_s: float = 0.5,
+        idle: Callable[[], None] | None = None,
     ) -> None:
         self._read = read
         self._upload = _Upload(empty, device) if device.type == "cuda" else None
@@ -58,7 +60,7 @@ class BatchFeed(Generic[Origin]):
             self._free.append(_HostSlot(empty()) if upload is None else _DeviceSlot(upload))
         self._in_use: _Slot | None = None
         self._prefetcher: Prefetcher[tuple[_Slot, Origin]] = Prefetcher(
-            self._fill, depth, wait_s=wait_s
+            self._fill, depth, wait_s=wait_s, idle=idle
         )
 
     def get(self, timeout_s: float) -> tuple[Batch, Origin]:

@@ -212,6 +212,7 @@ class CoReLearner(TorchLearner):
                 self._empty_batch,
                 self._device,
                 self._settings.prefetch_batches,
+                idle=self._feed_reader.let_go,
             )
         return self._feed
 

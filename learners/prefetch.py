@@ -26,15 +26,22 @@ class Prefetcher(Generic[Item]):
             calls it. Any other exception ends the thread and is raised by the next `get`.
         depth: Batches held ready beside the one that `next_batch` is making.
         wait_s: Seconds that `next_batch` is given each time. `close` may take that long.
+        idle: Called by the thread again and again while enough batches are ready.
     """
 
     def __init__(
-        self, next_batch: Callable[[float], Item], depth: int, *, wait_s: float = 1.0
+        self,
+        next_batch: Callable[[float], Item],
+        depth: int,
+        *,
+        wait_s: float = 1.0,
+        idle: Callable[[], None] | None = None,
     ) -> None:
         if depth < 1:
             raise ValueError(f"prefetch depth is {depth}; hold at least 1 batch ready.")
         self._next_batch = next_batch
         self._wait_s = wait_s
+        self._idle = idle
         self._ready: queue.Queue[Item] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -107,4 +114,5 @@ class Prefetcher(Generic[Item]):
                     self._ready.put(batch, timeout=_CHECK_S)
                     break
                 except queue.Full:
-                    continue
+                    if self._idle is not None:
+                        self._idle()

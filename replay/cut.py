@@ -48,7 +48,7 @@ class TableCut:
         cut.close()
 
     A segment that must leave the table before its turn is copied aside first, which costs memory
-    only for what was inserted during the save.
+    (`bytes_aside`) for what is inserted faster than the disk takes it.
     """
 
     def __init__(
@@ -105,6 +105,12 @@ class TableCut:
             raise SnapshotError("TableCut.begin comes before the first block.")
         return self._writer
 
+    @property
+    def bytes_aside(self) -> int:
+        """Bytes of the steps that left the table and are not written yet."""
+        steps = sum(len(kept["is_last"]) for _, kept in self._aside.values())
+        return steps * self.schema.bytes_per_step
+
     def begin(self) -> None:
         """Makes the directory and links into it what is on disk already. Touches only the disk."""
         self._writer = SnapshotWriter(self.path)
@@ -142,6 +148,7 @@ class TableCut:
         if self in self._table.listeners:
             self._table.listeners.remove(self)
         self._buffer.clear()
+        self._aside.clear()
         if self._writer is not None:
             self._writer.discard()
 

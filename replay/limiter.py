@@ -71,7 +71,7 @@ class Limiter:
         self.sample_wait_s = 0.0
         self._preloading = False
         # Since the counts restarted: inserted past the minimum, and sampled.
-        self.counted_inserted = 0  # since the error was last 0, and beyond the minimum
+        self.counted_inserted = 0
         self.counted_sampled = 0
         self._last_insert = 0
         self._last_sample = 0
@@ -137,7 +137,8 @@ class Limiter:
 
     def may_sample(self, agent_steps: int, stored: int) -> bool:
         """Whether `agent_steps` may be sampled from a shard that holds `stored`."""
-        if self._preloading or stored < self.minimum:
+        # Not `stored < minimum`: whole episodes leave, so a table may never hold that many at once.
+        if self._preloading or self.inserted < self.minimum or not stored:
             return False
         return self.samples_per_insert is None or self.error - agent_steps >= -self.band
 
@@ -198,6 +199,10 @@ class Limiter:
             return f"Readers wait for writers: {where}"
         return f"Nobody waits: {where}"
 
+    def limits(self) -> dict[str, Any]:
+        """What `configure` takes, as it is now."""
+        return self._limits._asdict()
+
     def state_dict(self) -> dict[str, Any]:
         """All counts and the numbers they were kept at, as plain values."""
         return {
@@ -210,7 +215,7 @@ class Limiter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts the counts and the preload mode back.
+        """Puts the counts back. Preload mode stays as it is here.
 
         A number that was set by `configure` comes back too, unless this limiter was made with
         another one than the saved limiter was: then the settings of the run have changed, and they
@@ -223,10 +228,9 @@ class Limiter:
         self._limits = saved._replace(**changed)
         for name in _TOTALS:
             setattr(self, name, state[name])
-        self._preloading = state["preloading"]
         self.counted_inserted = state["counted_inserted"]
         self.counted_sampled = state["counted_sampled"]
-        if self._limits[:2] != saved[:2]:
+        if self._limits[:2] != saved[:2] or state["preloading"]:
             self._restart()
 
     def _restart(self) -> None:

@@ -28,6 +28,17 @@ def alive_nodes() -> list[str]:
     return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
+def check_name(prefix: str) -> None:
+    """Raises `ReplayError` if a service of this name is running."""
+    try:
+        ray.get_actor(shard_name(prefix, 0), NAMESPACE)
+    except ValueError:
+        return
+    raise ReplayError(
+        f"A replay service named {prefix!r} is running already: stop it or choose another prefix."
+    )
+
+
 def check_settings(
     schema: Schema,
     settings: ReplaySettings,
@@ -38,6 +49,14 @@ def check_settings(
     """Raises `ReplayError` if shards of `settings` cannot work on a cluster of `nodes`."""
     workload.band(settings)
     nbytes = settings.shard_bytes(schema.bytes_per_step)
+    capacity = settings.shard_capacity_agent_steps(schema.bytes_per_step)
+    longest = max(workload.chunk_length, workload.batch_length)
+    if longest > capacity:
+        raise ReplayError(
+            f"A shard holds {capacity} agent steps, but a chunk has up to {workload.chunk_length} "
+            f"and a window {workload.batch_length}: raise replay.capacity_agent_steps or "
+            "replay.bytes_per_shard, or use fewer shards."
+        )
     _check_object_store(workload.object_store_bytes(schema, settings, len(nodes)))
     if len(nodes) == 1:
         check_memory(settings.shards * nbytes, "The arrays of all replay shards")

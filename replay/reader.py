@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from replay.shard import Request
 from replay.workload import shares
 from replay.writer import gone
 
-ASK_WHY_TIMEOUT_S = 5.0
+ASK_WHY_TIMEOUT_S = 1.0  # past the deadline, for all shards together
 CHECK_S = 0.5  # how soon a waiting reader notices that a shard has ended
 
 
@@ -188,6 +189,14 @@ class ReplayReader:
                 )
             ray.get(calls)
 
+    def let_go(self) -> None:
+        """Lets go of the memory of shards that have ended: started again, they need it. `read` does
+        the same while it waits; whoever pauses for long calls it meanwhile.
+        """
+        self._rings = [
+            None if ring is None or ring[1].memory.abandoned else ring for ring in self._rings
+        ]
+
     def close(self) -> None:
         """Withdraws the requests in flight."""
         for pending in self._pending:
@@ -228,11 +237,7 @@ class ReplayReader:
             calls = [pending.calls[i] for i in missing]
             ready, _ = ray.wait(calls, num_returns=1, timeout=min(left, CHECK_S))
             if not ready:
-                # A shard that is started again needs the memory that its last life has left here.
-                self._rings = [
-                    None if ring is None or ring[1].memory.abandoned else ring
-                    for ring in self._rings
-                ]
+                self.let_go()
                 if left > 0:
                     continue
                 raise ReplayTimeout(f"No batch within {timeout_s:g} s. {self._why(missing)}")
@@ -321,21 +326,19 @@ class ReplayReader:
         )
 
     def _why(self, shards: list[int]) -> str:
+        sequences = max(1, self._batch_size // len(self._shards))
+        request = Request(self.window, sequences, self._sampler)
+        asked = {shard: self._shards[shard].why_not.remote(request) for shard in shards}
+        answered, _ = ray.wait(
+            list(asked.values()), num_returns=len(asked), timeout=ASK_WHY_TIMEOUT_S
+        )
         reasons = []
-        for shard in shards:
-            sequences = max(1, self._batch_size // len(self._shards))
-            request = Request(self.window, sequences, self._sampler)
-            try:
-                call: Any = self._shards[shard].why_not.remote(request)
-                reasons.append(
-                    f"Shard {shard} "
-                    f"{ray.get(call, timeout=ASK_WHY_TIMEOUT_S) or 'has just become ready'}."
-                )
-            except (RayActorError, ray.exceptions.GetTimeoutError):
-                reasons.append(
-                    f"Shard {shard} does not answer: is its process alive and its machine "
-                    "reachable?"
-                )
+        for shard, call in asked.items():
+            why = "does not answer: is its process alive and its machine reachable?"
+            if call in answered:
+                with suppress(RayActorError):
+                    why = f"{ray.get(call) or 'has just become ready'}."
+            reasons.append(f"Shard {shard} {why}")
         return " ".join(reasons)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Recovery:
         folder.mkdir(parents=True, exist_ok=True)
         notes = folder / f"shard-{index}.notes"
         self._pointer = folder / f"shard-{index}.json"
+        self._limits = folder / f"shard-{index}.limits"
         # [lives begun, inserted agent steps as of now, agent steps lost over all restarts]
         if not notes.exists():
             partial = notes.with_suffix(".partial")
@@ -68,6 +70,29 @@ class Recovery:
 
     def register(self, snapshot: Source) -> None:
         """Names what to go back to."""
-        partial = self._pointer.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(snapshot)))
-        partial.replace(self._pointer)
+        _replace(self._pointer, asdict(snapshot))
+
+    @property
+    def limits(self) -> dict[str, Any] | None:
+        """What was noted of the limiter last; None if nothing was changed since the beginning."""
+        try:
+            return dict(json.loads(self._limits.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def limit(self, limits: dict[str, Any]) -> None:
+        """Notes how the limiter was set while it served: plain values."""
+        _replace(self._limits, limits)
+
+
+def forget(folder: str | os.PathLike[str]) -> None:
+    """Removes the notes of a service that has ended, so that a new one can use the folder."""
+    for suffix in ("notes", "json", "limits"):
+        for path in Path(folder).glob(f"shard-*.{suffix}"):
+            path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)

@@ -100,8 +100,8 @@ class UniformEpisodes(_Ranked):
     code does.
 
     With more episodes than asked for, no episode is drawn twice in one call; with fewer, they are
-    drawn with replacement; with exactly as many, each comes once, in order. (Facts of the code: one
-    window per episode and batch, so long episodes are not favoured.) With several shards "one call"
+    drawn with replacement; with exactly as many, each comes once, in order. (One window per
+    episode and batch, so long episodes are not favoured.) With several shards "one call"
     is one shard's share of a batch; an episode lies on one shard only, so no episode repeats in the
     batch either.
     """

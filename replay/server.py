@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import threading
@@ -10,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import ray
@@ -36,6 +37,24 @@ from replay.workload import Workload
 logger = logging.getLogger(__name__)
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _counted(method: Method) -> Method:
+    """A call that shows, while it lasts and when it ends, that somebody wants the shard."""
+
+    @functools.wraps(method)
+    async def call(self: ShardServer, *arguments: Any, **named: Any) -> Any:
+        self._calls += 1
+        try:
+            return await method(self, *arguments, **named)
+        finally:
+            self._calls -= 1
+            self._called_at = time.monotonic()
+
+    return cast(Method, call)
+
+
 class Share(NamedTuple):
     """A shard's part of a batch: the steps themselves, or where they lie in its ring."""
 
@@ -51,9 +70,10 @@ class ShardServer:
     touched by one event loop only.
 
     Ray starts it again after a crash (`max_restarts=-1`) and sends unanswered calls again, so every
-    call may be repeated: inserts are exactly-once by the chunk's identity, the others change
-    nothing that a repeat would spoil. After a restart the shard loads the snapshot registered last,
-    or begins empty, and says so in `stats`.
+    call may be repeated: inserts are exactly-once by the chunk's identity; a repeated sample draws,
+    and counts, again; the others change nothing that a repeat would spoil. After a restart the
+    shard loads the snapshot registered last, or begins empty, and says so in `stats`; limits that
+    were set while it served hold again.
     """
 
     def __init__(
@@ -98,6 +118,7 @@ class ShardServer:
         self._progress = Progress()
         if self._recovery.restarts:
             self._go_back()
+        self._calls = 0  # in progress
         self._called_at = time.monotonic()
         if detached:
             threading.Thread(target=self._watch_owner, name="orphan", daemon=True).start()
@@ -107,10 +128,12 @@ class ShardServer:
         self._called_at = time.monotonic()
         return self._shard.schema, self._settings, self._workload
 
+    @_counted
     async def pid(self) -> int:
         """The id of this shard's process, for whoever watches or tests it."""
         return os.getpid()
 
+    @_counted
     async def insert(
         self, chunks: list[Chunk | StagedChunk], waited_s: float = 0.0
     ) -> Receipt | None:
@@ -134,15 +157,16 @@ class ShardServer:
         await self._notify()
         return Receipt(False, stored)
 
+    @_counted
     async def admission(self, agent_steps: int, timeout_s: float) -> bool:
         """Returns True as soon as a new episode may begin here, or False after `timeout_s`."""
-        self._called_at = time.monotonic()
         try:
             await self._until(lambda: self._shard.would_admit(agent_steps), timeout_s)
         except TimeoutError:
             return False
         return True
 
+    @_counted
     async def sample(
         self, request: Request, timeout_s: float, reader: str, number: int, by_reference: bool
     ) -> Share:
@@ -177,6 +201,7 @@ class ShardServer:
         await self._notify()
         return share
 
+    @_counted
     async def redraw(self, request: Request, timeout_s: float, by_reference: bool) -> Share:
         """Other windows for a reader whose drawn ones were overwritten before it had copied them:
         not counted again. Raises `ReplayTimeout` if there is none within `timeout_s`.
@@ -189,33 +214,47 @@ class ShardServer:
         self._redrawn += request.sequences
         return self._share(request, self._shard.redraw(request), by_reference)
 
+    @_counted
     async def update_priorities(
         self, window: Window, ordinals: np.ndarray, starts: np.ndarray, priorities: np.ndarray
     ) -> None:
         """See `ReplayShard.update_priorities`."""
         self._shard.update_priorities(window, ordinals, starts, priorities)
 
-    async def limit(self, changes: dict[str, Any]) -> None:
-        """See `Limiter.configure`; for everyone who waits the new numbers count at once."""
-        self._shard.limiter.configure(**changes)
+    @_counted
+    async def limit(self, changes: dict[str, Any], band_agent_steps: float | None = None) -> None:
+        """See `Limiter.configure`; for everyone who waits the new numbers count at once.
+
+        `band_agent_steps` is the band in inserted agent steps, at the ratio that holds then.
+        """
+        limiter = self._shard.limiter
+        if band_agent_steps is not None:
+            ratio = changes.get("samples_per_insert", limiter.samples_per_insert)
+            changes = changes | {"band": band_agent_steps * (ratio or 1.0)}
+        limiter.configure(**changes)
+        self._note_limits()
         await self._notify()
 
+    @_counted
     async def preload(self, on: bool) -> None:
         """See `Limiter.preload`."""
         self._shard.limiter.preload(on)
+        self._note_limits()
         await self._notify()
 
+    @_counted
     async def why_not(self, request: Request) -> str | None:
         """See `ReplayShard.why_not`."""
         return self._shard.why_not(request)
 
+    @_counted
     async def waiting_for(self) -> str:
         """See `Limiter.waiting_for`."""
         return self._shard.limiter.waiting_for()
 
+    @_counted
     async def stats(self) -> dict[str, float]:
         """See `ReplayShard.stats`; with the restarts and what they lost."""
-        self._called_at = time.monotonic()
         lives = {
             "restarts": self._recovery.restarts,
             "lost_agent_steps": self._recovery.lost_agent_steps,
@@ -223,6 +262,7 @@ class ShardServer:
         }
         return self._shard.stats() | lives
 
+    @_counted
     async def save(self, path: str) -> None:
         """Saves this moment to the directory `path`; inserts and samples go on meanwhile. Raises
         `SnapshotError` if the disk does not take it.
@@ -245,11 +285,13 @@ class ShardServer:
                 for _ in block:
                     await asyncio.sleep(0)  # lets waiting calls in
                 await asyncio.to_thread(block.write)
+                await self._notify()  # new episodes may have waited for it
             await asyncio.to_thread(cut.commit)
         finally:
             cut.close()
         return cut.written
 
+    @_counted
     async def register(self, path: str) -> None:
         """Names the snapshot to go back to after a crash: what `save` wrote, now in this place."""
         self._recovery.register(Source((path,)))
@@ -257,12 +299,14 @@ class ShardServer:
             self._shard.saved(self._unregistered._replace(folder=Path(path)))
             self._unregistered = None
 
+    @_counted
     async def progress(self) -> tuple[str, int, int]:
         """What the save or load at work, or the last one, is doing: task, bytes done, bytes in
         all.
         """
         return self._progress.task, self._progress.done, self._progress.total
 
+    @_counted
     async def check(self, source: Source, damaged: Damaged) -> None:
         """Reads and checks `source` without applying it; `load` of the same then applies it at
         once.
@@ -277,6 +321,7 @@ class ShardServer:
         )
         self._checked = (source, damaged, restore)
 
+    @_counted
     async def load(self, source: Source, damaged: Damaged) -> None:
         """Replaces everything by `source`, see `ReplayShard.load`."""
         async with (
@@ -308,6 +353,10 @@ class ShardServer:
                 break
             except (ReplayError, OSError) as error:
                 source = f"empty: {error}"
+        noted = self._recovery.limits
+        if noted is not None:
+            self._shard.limiter.configure(**noted["limits"])
+            self._shard.limiter.preload(noted["preloading"])
         self._recovery.restored(self._shard.limiter.inserted)
         logger.warning(
             "Replay shard %d was started again (%s): %d agent steps stored, %d lost so far.",
@@ -330,14 +379,18 @@ class ShardServer:
     def _watch_owner(self) -> None:
         patience_s = self._settings.orphan_timeout_s
         never = threading.Event()
-        while (left := self._called_at + patience_s - time.monotonic()) > 0:
-            never.wait(left)
+        while (left := self._called_at + patience_s - time.monotonic()) > 0 or self._calls:
+            never.wait(max(left, patience_s / 10))
         logger.warning(
             "Replay shard %d ends itself: nobody has called it for %g s (replay.orphan_timeout_s).",
             self._index,
             patience_s,
         )
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _note_limits(self) -> None:
+        limiter = self._shard.limiter
+        self._recovery.limit({"limits": limiter.limits(), "preloading": limiter.preloading})
 
     def _end_turn(self, reader: str, number: int) -> None:
         over, turn = self._over[reader], self._turn.get(reader, 0)
@@ -349,7 +402,6 @@ class ShardServer:
         self._turn[reader] = turn
 
     async def _notify(self) -> None:
-        self._called_at = time.monotonic()
         async with self._changed:
             self._changed.notify_all()
 

@@ -21,12 +21,14 @@ from replay.following import follow
 from replay.placement import (
     NAMESPACE,
     alive_nodes,
+    check_name,
     check_settings,
     shard_name,
     shard_options,
 )
 from replay.progress import Tell
 from replay.reader import ReplayReader
+from replay.recovery import forget
 from replay.resharding import Source
 from replay.restore import Damaged
 from replay.samplers import Window
@@ -103,6 +105,9 @@ class ReplayService:
         nodes = alive_nodes()
         settings = settings.on_nodes(len(nodes))
         check_settings(schema, settings, workload, nodes, node_ids)
+        check_name(prefix)
+        if recovery_path is not None:
+            forget(recovery_path)
         temporary = recovery_path is None
         recovery = str(
             tempfile.mkdtemp(prefix="replay-recovery-")
@@ -225,15 +230,11 @@ class ReplayService:
             changes["samples_per_insert"] = samples_per_insert
         if minimum_agent_steps is not None:
             changes["minimum"] = -(-minimum_agent_steps // shards)
-        if band_agent_steps is not None:
-            ratio = self.workload.samples_per_insert
-            ratio = ratio if samples_per_insert is ... else samples_per_insert
-            changes["band"] = band_agent_steps * (ratio or 1.0)
         if samples_per_insert is not ...:
             self.workload = replace(self.workload, samples_per_insert=samples_per_insert)
         self._call(
             "limit",
-            arguments=[(changes,)] * shards,
+            arguments=[(changes, band_agent_steps)] * shards,
             what="to take the new limit",
             timeout_s=timeout_s,
         )

@@ -22,6 +22,7 @@ from replay.samplers import SAMPLERS, Draw, Prioritised, Sampler, Window
 from replay.schema import Batch, Chunk
 from replay.table import Store, Table
 
+BYTES_ASIDE = 64 << 20  # copied aside by a save before new episodes are held back
 SAMPLERS_KEPT = 8  # samplers followed at once: kinds and windows asked for
 
 
@@ -81,6 +82,7 @@ class ReplayShard:
         self._options = dict(sampler_options or {})
         self._samplers: OrderedDict[tuple[str, Window], Sampler] = OrderedDict()
         self._generator = np.random.default_rng(seed)
+        self._cut: TableCut | None = None  # of the last save
 
     def insert(self, chunk: Chunk) -> Receipt:
         """Stores a chunk at most once. Only an episode's first chunk can be held back by the
@@ -98,9 +100,14 @@ class ReplayShard:
         return Receipt(False, stored)
 
     def would_admit(self, agent_steps: int) -> bool:
-        """Whether an episode whose first chunk has `agent_steps` may begin. Never refused while a
-        sample request waits here.
+        """Whether an episode whose first chunk has `agent_steps` may begin.
+
+        Refused while a save has to catch up with what left the table before it was written, so that
+        it does not take memory without bound; otherwise never refused while a sample request waits
+        here.
         """
+        if self._cut is not None and self._cut.bytes_aside > BYTES_ASIDE:
+            return False
         return self.waiting_samples > 0 or self.limiter.may_insert(agent_steps)
 
     def would_give(self, request: Request) -> bool:
@@ -152,10 +159,10 @@ class ReplayShard:
         stored, limiter = self.table.agent_steps, self.limiter
         if limiter.preloading:
             return "is being preloaded: waits for the end of the preload"
-        if stored < limiter.minimum:
+        if limiter.inserted < limiter.minimum:
             return (
-                f"holds {stored} of the {limiter.minimum} agent steps it needs at first: "
-                "waits for actors"
+                f"has received {limiter.inserted} of the {limiter.minimum} agent steps it needs at "
+                "first: waits for actors"
             )
         if self.eligible(request) == 0:
             return (
@@ -183,6 +190,7 @@ class ReplayShard:
             "finished_episodes": table.finished_episodes,
             "bytes_resident": table.store.bytes_resident,
             "bytes_capacity": table.store.bytes_capacity,
+            "bytes_aside": 0 if self._cut is None else self._cut.bytes_aside,
             "inserted_agent_steps": limiter.inserted,
             "sampled_agent_steps": limiter.sampled,
             "removed_agent_steps": table.removed_agent_steps,
@@ -216,9 +224,10 @@ class ReplayShard:
             "skipped_agent_steps": self.skipped_agent_steps,
         }
         arrays = {name: values for name, (_, values) in priorities.items()}
-        return TableCut(
+        self._cut = TableCut(
             self.table, path, content, arrays=arrays, before=self._written, progress=progress
         )
+        return self._cut
 
     def saved(self, written: Written) -> None:
         """Notes what a finished snapshot has on disk, so that the next shares it."""

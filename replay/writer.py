@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from replay.errors import ReplayError, ReplayTimeout
 from replay.schema import Chunk, ChunkKey, Schema
@@ -43,8 +43,8 @@ class _Route:
 
 
 class ReplayWriter:
-    """Streams one actor's episodes to the shards, each chunk exactly once, with a bounded amount in
-    flight.
+    """Streams one actor's episodes to the shards, with a bounded amount in flight. Each chunk that
+    is written once is stored once, however often calls are repeated on the way.
 
     An episode goes to one shard: the one this writer has given the fewest agent steps, ties in
     favour of the shard numbered like the actor. If that shard's limiter holds new episodes back, it
@@ -110,6 +110,7 @@ class ReplayWriter:
         marked = ChunkKey(key.actor + self._mark, key.episode, key.start)
         block, staged = self._staging.put(Chunk(marked, chunk.steps))
         route.backlog.append(_Waiting(staged, block))
+        self._given[route.shard] += len(chunk)
         self._in_flight += 1
         self._send(route)
         self._forget_idle()
@@ -154,7 +155,7 @@ class ReplayWriter:
             route.call is not None
             or not route.backlog
             or len(route.held_back_by) == len(self._shards)
-            or (self._in_order and route is not self._oldest())
+            or (self._in_order and route is not self._oldest(route.shard))
         ):
             return
         # All in one call. If the first is held back, none is stored, and all may go elsewhere; only
@@ -163,13 +164,13 @@ class ReplayWriter:
         route.sent = 1 if alone else len(route.backlog)
         chunks = [route.backlog[i] for i in range(route.sent)]
         waited_s = time.monotonic() - route.held_back_at if route.held_back_at else 0.0
-        self._given[route.shard] += sum(len(each.chunk) for each in chunks)
         parcel = [self._parcel(each, route.shard) for each in chunks]
         route.call = self._shards[route.shard].insert.remote(parcel, waited_s)
 
-    def _oldest(self) -> _Route | None:
-        """The episode begun first of those that have something to send or on its way."""
-        return next((route for route in self._routes.values() if route.backlog), None)
+    def _oldest(self, shard: int) -> _Route | None:
+        """The episode begun first of those with something to send, or on its way, to `shard`."""
+        routes = self._routes.values()
+        return next((route for route in routes if route.backlog and route.shard == shard), None)
 
     def _parcel(self, waiting: _Waiting, shard: int) -> Chunk | StagedChunk:
         if shard in self._by_value:
@@ -184,6 +185,7 @@ class ReplayWriter:
         admissions = {call: shard for shard, call in self._admissions.items()}
         waiting = [*calls, *admissions]
         if not waiting:
+            self._send_in_order()
             return
         if timeout_s > 0:
             ray.wait(waiting, num_returns=1, timeout=timeout_s)
@@ -193,6 +195,14 @@ class ReplayWriter:
                 self._admitted(admissions[call])
             else:
                 self._answered(calls[call])
+        self._send_in_order()
+
+    def _send_in_order(self) -> None:
+        """Sends what had to let an older episode go first."""
+        if self._in_order:
+            for shard in self._order:
+                if (route := self._oldest(shard)) is not None:
+                    self._send(route)
 
     def _answered(self, route: _Route) -> None:
         call, route.call = route.call, None
@@ -200,22 +210,22 @@ class ReplayWriter:
         try:
             receipt = ray.get(call)
         except ActorUnavailableError:
-            self._given[route.shard] -= sum(map(len, chunks))
             self._send(route)
             return
         except RayActorError as error:
             raise gone(route.shard, error) from error
+        except RayTaskError:  # the shard refuses the chunk: the episode's others are of no use
+            self._drop(route)
+            raise
         if receipt is None:  # it cannot see this memory: another machine, container or user
             self._by_value.add(route.shard)
-            self._given[route.shard] -= sum(map(len, chunks))
             self._send(route)
             return
         if receipt.held_back:
-            self._given[route.shard] -= sum(map(len, chunks))
             route.held_back_at = route.held_back_at or time.monotonic()
             route.held_back_by.add(route.shard)
             if len(route.held_back_by) < len(self._shards):
-                route.shard = self._preferred(route.held_back_by)
+                self._move(route, self._preferred(route.held_back_by))
                 self._send(route)
             else:
                 self._ask_for_admission(len(chunks[0]))
@@ -230,8 +240,21 @@ class ReplayWriter:
             del self._routes[last.actor.removesuffix(self._mark), last.episode]
         else:
             self._send(route)
-        if self._in_order and (following := self._oldest()) is not None:
-            self._send(following)
+
+    def _move(self, route: _Route, shard: int) -> None:
+        """Lets an episode that no shard has taken yet go to `shard`."""
+        agent_steps = sum(len(waiting.chunk) for waiting in route.backlog)
+        self._given[route.shard] -= agent_steps
+        self._given[shard] += agent_steps
+        route.shard = shard
+
+    def _drop(self, route: _Route) -> None:
+        for waiting in route.backlog:
+            self._staging.give_back(waiting.block)
+        self._in_flight -= len(route.backlog)
+        self._routes = OrderedDict(
+            (key, other) for key, other in self._routes.items() if other is not route
+        )
 
     def _ask_for_admission(self, agent_steps: int) -> None:
         for shard in self._order:
@@ -262,7 +285,7 @@ class ReplayWriter:
         if not granted:
             self._ask_for_admission(len(waiting[0].backlog[0].chunk))
             return
-        waiting[0].shard = shard
+        self._move(waiting[0], shard)
         waiting[0].held_back_by = everywhere - {shard}
         self._send(waiting[0])
         if len(waiting) > 1:

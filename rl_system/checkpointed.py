@@ -46,6 +46,7 @@ class Checkpointed:
     _schedule: EvaluationSchedule
     _generation: int  # grows when the run is put back to a checkpoint
     _first_update_agent_steps: int | None
+    _storage: Any  # Tune's, of the trial; None outside of Tune
     tell: Callable[[str], None] = staticmethod(logger.warning)
 
     def _take_actor(self, report: Mapping[str, Any]) -> None:
@@ -86,7 +87,7 @@ class Checkpointed:
         self._come_to_rest()
         directory = Path(path if path is not None else tempfile.mkdtemp(prefix="core-checkpoint-"))
         directory.mkdir(parents=True, exist_ok=True)
-        self._plane.save(directory)
+        self._plane.save(directory, self._storage)
         saved: str = super().save_to_path(str(directory), **kwargs)  # type: ignore[misc]
         require_learner(directory)
         return saved

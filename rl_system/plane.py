@@ -5,6 +5,7 @@ Everything here is plain Ray. RLlib's processes find shards and hub by the run's
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import shutil
@@ -88,7 +89,8 @@ class DataPlane:
         """Starts hub and shards; leaves nothing behind if that fails.
 
         Where shards of this run are alive, since the process that conducted it was killed, they are
-        taken over with what they hold, if that fits the settings. `replay.shards` must be a number.
+        taken over with what they hold, if that fits the settings and is whole. `replay.shards` must
+        be a number.
 
         Args:
             settings: Of the run.
@@ -107,7 +109,7 @@ class DataPlane:
         detached = _detached(settings, lasting)
         hub = start_hub(prefix)  # first: it is the claim on the run and on its living shards
         try:
-            replay = _take_over(prefix, schema, settings, detached)
+            replay = _take_over(prefix, schema, settings, detached, snapshots)
             adopted = replay is not None
             if replay is None:
                 shutil.rmtree(snapshots.recovery, ignore_errors=True)  # of shards that have ended
@@ -155,9 +157,9 @@ class DataPlane:
 
     # Checkpoints --------------------------------------------------------------------------------
 
-    def save(self, checkpoint: Path) -> None:
+    def save(self, checkpoint: Path, storage: Any = None) -> None:
         """Saves replay as `replay.checkpoint` says, and writes `replay.json` into the directory
-        `checkpoint`, which exists.
+        `checkpoint`, which exists. Tune moves it to `storage` (the trial's) afterwards.
 
         Raises:
             ReplayError: a shard is gone; nothing is written to `checkpoint`.
@@ -169,6 +171,7 @@ class DataPlane:
         snapshot, counts = self.snapshots.begin(), self.replay.stats()
         self.replay.save(snapshot)
         self.snapshots.newest = snapshot
+        self.snapshots.end_restore()  # one that failed: what shards hold is the run's by now
         inside = how == "copy" or not self.lasting
         if inside:
             shutil.copytree(snapshot, checkpoint / INSIDE, copy_function=link_or_copy)
@@ -180,19 +183,37 @@ class DataPlane:
             int(counts["agent_steps"]),
             int(counts["inserted_agent_steps"]),
         ).write(checkpoint)
-        self.snapshots.note(snapshot, checkpoint)
+        if storage is not None:
+            self.snapshots.filesystem = storage.storage_filesystem
+        if not inside:
+            self.snapshots.note(snapshot, checkpoint, next_checkpoint(storage))
         self.snapshots.prune()
 
     def find(self, checkpoint: Path) -> tuple[Reference, Path | None]:
         """Returns what a checkpoint says of replay, and the snapshot to load; None: load none.
 
+        Shards of an earlier life are kept as they are if all that the checkpoint counts went
+        through them. They lack some of it if that life ended before it had loaded its replay, or
+        if one of them crashed and could not go back to its snapshot.
+
         Raises:
             CheckpointError: the checkpoint is incomplete or its snapshot is gone.
+            ReplayError, ReplayTimeout: a living shard does not answer.
         """
         reference = Reference.read(checkpoint)
-        kept = self.adopted and reference.run == self.prefix
-        if kept or self.settings.replay.checkpoint == "none":
+        if self.settings.replay.checkpoint == "none":
             return reference, None
+        if self.adopted and reference.run == self.prefix:
+            inserted = int(self.replay.stats()["inserted_agent_steps"])
+            if inserted >= reference.inserted_agent_steps:
+                return reference, None
+            logger.warning(
+                "Replay shards of an earlier life of this run are alive, but only %d of the %d "
+                "agent steps that the checkpoint counts were ever inserted: its snapshot is loaded "
+                "instead.",
+                inserted,
+                reference.inserted_agent_steps,
+            )
         return reference, reference.locate(checkpoint)
 
     def restore(self, reference: Reference, snapshot: Path | None, tell: Tell) -> None:
@@ -204,8 +225,11 @@ class DataPlane:
 
         Raises:
             SnapshotError: the snapshot is damaged; nothing has changed.
+            ReplayTimeout: shards did not advance. They may still be loading: stop them, or restore
+                again.
         """
-        kept, self.adopted = self.adopted and reference.run == self.prefix, False
+        kept = self.adopted and reference.run == self.prefix and snapshot is None
+        self.adopted = False
         if kept:
             tell(self._kept_line(reference))
             return
@@ -215,12 +239,10 @@ class DataPlane:
             return
         own = self.snapshots.take(snapshot)
         damaged: Damaged = "skip" if self.settings.replay.damaged == "skip" else "refuse"
-        try:
-            self.replay.load(own, damaged=damaged, progress=_every(TELL_EVERY_S, tell))
-        except BaseException:
-            if own != snapshot:
-                shutil.rmtree(own, ignore_errors=True)
-            raise
+        self.snapshots.begin_restore()
+        # If it fails `own` stays until it is pruned, for shards may still be reading it.
+        self.replay.load(own, damaged=damaged, progress=_every(TELL_EVERY_S, tell))
+        self.snapshots.end_restore()
         self.snapshots.newest = own
         stats = self.replay.stats()
         line = (
@@ -271,6 +293,19 @@ def place_of(
     return name or f"core-{uuid.uuid4().hex[:12]}", folder or Path(temporary, INSIDE), lasting
 
 
+def next_checkpoint(storage: Any) -> str | None:
+    """Returns the path in its file system to which Tune will move the checkpoint being written.
+
+    Args:
+        storage: As for `place_of`. None outside of Tune, where checkpoints stay: returns None.
+    """
+    if storage is None:
+        return None
+    following = copy.copy(storage)
+    following.current_checkpoint_index += 1  # Tune counts on after the checkpoint was written
+    return str(following.checkpoint_fs_path)
+
+
 def living_shards(prefix: str) -> list[str]:
     """Returns the Ray names of the shards of a run that are alive, of whichever of its lives."""
     return [
@@ -312,16 +347,19 @@ def _detached(settings: Settings, lasting: bool) -> bool:
 
 
 def _take_over(
-    prefix: str, schema: Schema, settings: Settings, detached: bool
+    prefix: str, schema: Schema, settings: Settings, detached: bool, snapshots: Snapshots
 ) -> ReplayService | None:
     """Returns the living shards of an earlier life of this run, with samples per insert counting
-    anew; None if there are none. Those that do not fit are ended.
+    anew; None if there are none. Those that do not fit, or that were being restored when that life
+    ended, are ended: each may hold something else, and may be loading still.
     """
     living = living_shards(prefix)
     if not living:
         return None
     why = "replay.detached is false, or run.deterministic true."
-    if detached:
+    if detached and snapshots.restore_unfinished:
+        why = "the process that conducted them died, or failed, as it restored them."
+    elif detached:
         try:
             replay = ReplayService.connect(prefix)
             difference = _difference(replay, schema, settings)

@@ -2,6 +2,7 @@
 
     RUN_DIR/replay/000012/                   a snapshot of all shards, complete by itself
     RUN_DIR/replay/recovery/                 what a crashed shard must know of its earlier life
+    RUN_DIR/replay/recovery/restoring        only while shards are being put back to a snapshot
     RUN_DIR/replay/checkpoints.json          which checkpoint was written with which snapshot
     RUN_DIR/checkpoints/000012/replay.json   names the snapshot, with its hash and counts
 
@@ -12,16 +13,19 @@ stay where they are. Consecutive ones share what they have in common by hard lin
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from replay.errors import SnapshotError
 from replay.snapshot import MANIFEST, measure_part, read_manifest
 from rl_system.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 REFERENCE = "replay.json"  # in a checkpoint
 INSIDE = "replay"  # a checkpoint's own snapshot
@@ -103,19 +107,43 @@ class Reference:
         )
 
 
+class Place(NamedTuple):
+    """Where a checkpoint is."""
+
+    written: str  # directory on this machine
+    moved: str | None = None  # where `Snapshots.filesystem` has it later, if it does not stay
+
+
 class Snapshots:
     """The numbered snapshots in one folder, which is one run's alone.
 
     Attributes:
         folder: Made when it is first needed.
-        recovery: Where shards keep their notes.
+        recovery: Where shards keep their notes; removed with them.
         newest: The snapshot that a crashed shard goes back to; None before the first.
+        filesystem: Of pyarrow, to which checkpoints are moved; None: not known (yet).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recovery = folder / "recovery"
         self.newest: Path | None = None
+        self.filesystem: Any = None
+        self._restoring = self.recovery / "restoring"
+
+    @property
+    def restore_unfinished(self) -> bool:
+        """Whether the shards were being put back to a snapshot when that was last heard of."""
+        return self._restoring.exists()
+
+    def begin_restore(self) -> None:
+        """Notes, for the run's next life, that shards may hold a part of a snapshot from now on."""
+        self.recovery.mkdir(parents=True, exist_ok=True)
+        self._restoring.touch()
+
+    def end_restore(self) -> None:
+        """Notes that what shards hold is the run's."""
+        self._restoring.unlink(missing_ok=True)
 
     def begin(self) -> Path:
         """Returns the path of the next snapshot; nothing is there yet."""
@@ -142,12 +170,14 @@ class Snapshots:
             raise SnapshotError(f"{source} cannot be read whole ({error}).") from None
         return target
 
-    def note(self, snapshot: Path, checkpoint: Path) -> None:
-        """Notes that `checkpoint` names `snapshot`, for `prune`."""
+    def note(self, snapshot: Path, checkpoint: Path, moved: str | None = None) -> None:
+        """Notes that `checkpoint` names `snapshot`, for `prune`, and the path in `filesystem` to
+        which it will be moved.
+        """
         notes = {
-            name: path for name, path in self._notes().items() if (self.folder / name).exists()
+            name: place for name, place in self._notes().items() if (self.folder / name).exists()
         }
-        notes[snapshot.name] = str(checkpoint.absolute())
+        notes[snapshot.name] = Place(str(checkpoint.absolute()), moved)
         partial = self.folder / f".{_NAMES}.partial"
         partial.write_text(json.dumps(notes, indent=1), encoding="utf-8")
         partial.replace(self.folder / _NAMES)
@@ -155,9 +185,14 @@ class Snapshots:
     def prune(self) -> None:
         """Removes the snapshots that no checkpoint of this run names any more.
 
-        The one that a crashed shard goes back to stays.
+        The one that a crashed shard goes back to stays, and so do those of checkpoints that were
+        moved to where this process cannot look.
         """
-        kept = {None if self.newest is None else self.newest.name, *self._named()}
+        kept = {
+            None if self.newest is None else self.newest.name,
+            *self._named(),
+            *self._moved(),
+        }
         for path in self._all():
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
@@ -170,7 +205,7 @@ class Snapshots:
         references = [
             *beside.glob(f"checkpoints/*/{REFERENCE}"),
             *beside.glob(f"checkpoint_*/{REFERENCE}"),
-            *(Path(path) / REFERENCE for path in self._notes().values()),
+            *(Path(place.written) / REFERENCE for place in self._notes().values()),
         ]
         for reference in references:
             try:
@@ -180,9 +215,29 @@ class Snapshots:
             if path is not None:
                 yield Path(path).name
 
-    def _notes(self) -> dict[str, str]:
+    def _moved(self) -> list[str]:
+        """Returns the snapshots whose checkpoints were moved and are not known to be gone."""
+        moved = {
+            name: place.moved
+            for name, place in self._notes().items()
+            if place.moved is not None and (self.folder / name).exists()
+        }
+        if self.filesystem is None or not moved:
+            return list(moved)
         try:
-            return dict(json.loads((self.folder / _NAMES).read_text(encoding="utf-8")))
+            found = self.filesystem.get_file_info([f"{at}/{REFERENCE}" for at in moved.values()])
+        except OSError as error:
+            logger.warning("Snapshots stay, for checkpoints cannot be listed: %s", error)
+            return list(moved)
+        return [name for name, info in zip(moved, found, strict=True) if info.is_file]
+
+    def _notes(self) -> dict[str, Place]:
+        try:
+            notes = json.loads((self.folder / _NAMES).read_text(encoding="utf-8"))
+            return {  # the first version noted no more than the path
+                name: Place(place) if isinstance(place, str) else Place(*place)
+                for name, place in notes.items()
+            }
         except (OSError, ValueError):
             return {}
 

@@ -34,10 +34,12 @@ def test_inserts_below_the_minimum_are_never_held_back() -> None:
 
 def test_without_a_ratio_only_the_minimum_counts() -> None:
     limiter = Limiter(None, 10, 0.0)
-    limiter.inserted_steps(1000)
-    assert limiter.may_insert(1000)
-    assert limiter.may_sample(10**9, stored=10)
+    limiter.inserted_steps(9)
     assert not limiter.may_sample(1, stored=9)
+    limiter.inserted_steps(1)
+    assert limiter.may_insert(1000)
+    assert limiter.may_sample(10**9, stored=9)  # as many may never be there at once
+    assert not limiter.may_sample(1, stored=0)
 
 
 def test_counts_and_waits_come_back_from_a_state_dict() -> None:
@@ -177,9 +179,9 @@ def test_a_preload_in_the_middle_of_a_run_forgets_the_error_at_its_end() -> None
     limiter.preload(True)
     other = Limiter(2.0, 0, 8.0)
     other.load_state_dict(limiter.state_dict())
-    assert other.preloading
+    assert not other.preloading  # who would end it?
+    limiter.preload(False)
     for each in (limiter, other):
-        each.preload(False)
         assert each.error == 0.0
         each.inserted_steps(1)
         each.preload(False)  # ends nothing, so forgets nothing

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from replay import Chunk, ChunkError, ChunkKey, Field, Schema, seed_for, step_schema
+from replay.ring import Ring
 from replay.table import Table
 from tests.replay.episodes import SCHEMA, assert_windows_are_whole, chunk, episode
 
@@ -69,7 +70,7 @@ def test_proprioception_is_a_field_of_its_own_beside_the_picture_and_absent_at_s
 
 
 def test_proprioception_stays_with_its_picture_on_the_way_through_replay() -> None:
-    table = Table(step_schema((4, 4, 3), 2, 3), 64)
+    table = Table(Ring(step_schema((4, 4, 3), 2, 3), 64))
     for part in episode("a", 0, 40, schema=table.schema):
         part.steps["proprioception"][...] = part.steps["reward"][:, None] + [0.0, 0.25, 0.5]
         table.insert(part)

@@ -135,7 +135,7 @@ def test_a_learner_waits_for_actors_and_is_told_for_what(make: Make) -> None:
     )
     writer, reader = service.writer("a"), service.reader()
     with pytest.raises(
-        ReplayTimeout, match=r"Shard 0 holds 0 of the 20 agent steps.*waits for actors"
+        ReplayTimeout, match=r"Shard 0 has received 0 of the 20 agent steps.*waits for actors"
     ):
         reader.read(timeout_s=0.5)
     write(writer, 0, 1, length=5)

@@ -213,3 +213,34 @@ def test_an_empty_shard_comes_back_empty(tmp_path: Path) -> None:
     other = filled()
     other.load(tmp_path / "snap")
     assert other.table.agent_steps == other.stats()["inserted_agent_steps"] == 0
+
+
+def test_a_save_that_cannot_keep_up_holds_new_episodes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replay.shard.BYTES_ASIDE", 30 * SCHEMA.bytes_per_step)
+    shard = ReplayShard(Ring(SCHEMA, 64))
+    for number in range(3):
+        for part in episode("a", number, 20):
+            shard.insert(part)
+    cut = shard.cut(tmp_path / "snapshot")
+    number = 3
+    while not shard.insert(chunk("a", number, 0, 20, last=True)).held_back:
+        number += 1
+        assert number < 10
+    # The first two episodes have left and are kept aside; only what goes on growing is still taken.
+    assert shard.stats()["bytes_aside"] == 40 * SCHEMA.bytes_per_step
+    shard.waiting_samples = 1
+    assert not shard.would_admit(1)
+    cut.begin()
+    for block in cut:
+        for _ in block:
+            pass
+        block.write()
+    assert shard.stats()["bytes_aside"] == 0
+    assert shard.would_admit(1)
+    cut.commit()
+    cut.close()
+    again = ReplayShard(Ring(SCHEMA, 64))
+    again.load(tmp_path / "snapshot")
+    assert again.stats()["agent_steps"] == 60

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -328,6 +331,120 @@ def test_offline_data_is_preloaded_and_then_limited(make: Make) -> None:
     reader.close()
 
 
+def kill_and_wait(service: ReplayService) -> None:
+    """Kills the only shard's process and waits until Ray has started it again."""
+    (shard,) = service.shards
+    os.kill(ray.get(shard.pid.remote()), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if service.stats()["restarts"]:
+                return
+        except ReplayError:
+            pass
+    pytest.fail("the shard was not started again")
+
+
+def test_limits_set_while_serving_hold_after_a_shard_was_killed(make: Make) -> None:
+    service = make(
+        shards=1, workload=Workload(1.0, batch_length=6, batch_size=4, chunk_length=8), timeout_s=20
+    )
+    service.limit(samples_per_insert=None)
+    kill_and_wait(service)
+    write(service.writer("a"), *range(40))  # the first ratio would hold it back
+    assert service.stats()["inserted_agent_steps"] == 800
+
+
+def test_a_preload_goes_on_after_a_shard_was_killed_and_then_ends(make: Make) -> None:
+    service = make(
+        shards=1, workload=Workload(1.0, batch_length=6, batch_size=4, chunk_length=8), timeout_s=20
+    )
+    with service.preload():
+        kill_and_wait(service)
+        write(service.writer("a"), *range(40))
+    assert_windows_are_whole(service.reader(in_flight=0).read())
+
+
+def test_a_band_is_at_the_ratio_that_holds_whoever_sets_it(make: Make) -> None:
+    service = make(shards=1, workload=Workload(2.0, batch_length=6, batch_size=4, chunk_length=8))
+    other = ReplayService.connect(service.prefix)
+    service.limit(samples_per_insert=40.0)
+    other.limit(band_agent_steps=100.0)
+    writer = service.writer("a")
+    with pytest.raises(ReplayTimeout):
+        for number in range(100):
+            for part in episode("a", number, 8):
+                writer.write(part, timeout_s=0.5)
+    error = service.stats()["limiter_error_agent_steps"]
+    assert 4000 - 8 * 40 <= error <= 4000
+
+
+def test_a_table_that_never_holds_the_minimum_at_once_gives_batches_all_the_same(
+    make: Make,
+) -> None:
+    service = make(
+        shards=1,
+        capacity_agent_steps=40,
+        minimum_agent_steps=40,
+        workload=Workload(1.0, batch_length=6, batch_size=4, chunk_length=15),
+    )
+    writer = service.writer("a")
+    for number in range(3):  # 30 steps are stored, 45 were inserted
+        writer.write(chunk("a", number, 0, 15, last=True))
+    writer.flush()
+    assert service.stats()["agent_steps"] == 30
+    assert_windows_are_whole(service.reader(in_flight=0).read())
+
+
+def test_a_chunk_that_a_shard_refuses_leaves_the_writer_usable(make: Make) -> None:
+    service = make(shards=1, capacity_agent_steps=40)
+    writer = service.writer("a")
+    with pytest.raises(ReplayError, match="A chunk of 50 agent steps does not fit"):
+        writer.write(chunk("a", 0, 0, 50, last=True))
+        writer.flush()
+    assert writer.stats()["chunks_in_flight"] == 0
+    write(writer, 1)
+    assert service.stats()["agent_steps"] == 20
+
+
+def test_windows_and_chunks_longer_than_a_shard_are_refused_at_the_start(make: Make) -> None:
+    for longer in ({"batch_length": 32}, {"chunk_length": 32}):
+        lengths = {"batch_length": 6, "chunk_length": 8} | longer
+        with pytest.raises(ReplayError, match=r"A shard holds 20 agent steps.*capacity"):
+            make(shards=1, capacity_agent_steps=20, workload=Workload(batch_size=4, **lengths))
+
+
+def test_a_read_keeps_its_deadline_though_shards_hang(make: Make) -> None:
+    service = make(shards=3, workload=Workload(batch_length=6, batch_size=6, chunk_length=8))
+    reader = service.reader(in_flight=0)
+    pids = [ray.get(shard.pid.remote()) for shard in service.shards]
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        with pytest.raises(ReplayTimeout, match="Shard 2 does not answer"):
+            reader.read(timeout_s=0.5)
+        assert time.monotonic() - begin < 5
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_service_begins_empty_in_a_folder_that_another_has_left(
+    make: Make, tmp_path: Path
+) -> None:
+    settings = make(shards=1).settings
+    load = Workload(batch_length=6, batch_size=4, chunk_length=8)
+    for life in range(2):
+        service = ReplayService.create(
+            f"left-{life}", SCHEMA, settings, load, recovery_path=tmp_path / "recovery"
+        )
+        assert service.stats()["restarts"] == service.stats()["agent_steps"] == 0
+        write(service.writer("a"), 0)
+        service.save(tmp_path / "snapshot")
+        service.stop()
+
+
 def test_detached_shards_outlive_who_made_them_and_end_when_nobody_calls(make: Make) -> None:
     @ray.remote(num_cpus=0)
     class Driver:
@@ -351,6 +468,12 @@ def test_detached_shards_outlive_who_made_them_and_end_when_nobody_calls(make: M
     ray.kill(driver)
     service = ReplayService.connect(prefix)
     assert service.stats()["agent_steps"] == 40
+    waiting = service.reader(batch_length=30, in_flight=0)
+    begin = time.monotonic()
+    with pytest.raises(ReplayTimeout):  # a call that lasts counts as a call all the while
+        waiting.read(timeout_s=7.0)
+    assert time.monotonic() - begin > 6
+    waiting.close()
     assert_windows_are_whole(service.reader(in_flight=0).read())
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.train._internal.storage import StorageContext
+from ray.tune import Checkpoint
 
 from replay import Chunk, ChunkKey
-from replay.errors import SnapshotError
+from replay.errors import ReplayTimeout, SnapshotError
+from replay.resharding import Source
 from rl_system import hub
 from rl_system.config import settings_from_dict
 from rl_system.errors import CheckpointError, RunError
-from rl_system.plane import DataPlane, living_shards, place_of
+from rl_system.plane import DataPlane, living_shards, next_checkpoint, place_of
 from rl_system.resources import settled
 from rl_system.snapshots import Reference
 from tests.rl_system.tiny_run import TINY
@@ -69,9 +74,9 @@ def stored(plane: DataPlane) -> int:
     return int(plane.replay.stats()["agent_steps"])
 
 
-def checkpoint_of(plane: DataPlane, path: Path) -> Path:
+def checkpoint_of(plane: DataPlane, path: Path, storage: StorageContext | None = None) -> Path:
     path.mkdir(parents=True)
-    plane.save(path)
+    plane.save(path, storage)
     return path
 
 
@@ -189,6 +194,85 @@ def test_shards_that_were_left_alive_are_taken_over_with_what_they_hold(
     assert "100 agent steps were loaded" in restore(again, checkpoint)  # the second time it is
 
 
+def test_shards_of_a_life_that_ended_before_it_had_loaded_are_given_the_snapshot(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plane = start()
+    insert(plane)
+    checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
+    plane.stop()
+    start().leave()  # its shards live on, empty
+    again = start()
+    assert again.adopted and stored(again) == 0
+    assert "200 agent steps were loaded" in restore(again, checkpoint)
+    assert "only 0 of the 200 agent steps" in caplog.text
+    assert stored(again) == 4 * EPISODE
+
+
+def load_one_shard(plane: DataPlane, snapshot: Path) -> None:
+    """As far as a life comes that is killed between the loads of two shards."""
+    plane.snapshots.begin_restore()
+    source = Source((str(snapshot / "shard-0"),))
+    ray.get(plane.replay.shards[0].load.remote(source, "refuse"), timeout=60)
+
+
+@pytest.mark.parametrize("inserted", [0, 20], ids=["empty", "with as many steps"])
+def test_shards_of_a_life_that_ended_while_it_loaded_are_not_taken_for_whole(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, inserted: int
+) -> None:
+    plane = start()
+    insert(plane)
+    checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
+    plane.stop()
+    plane = start()
+    with plane.replay.preload():
+        insert(plane, inserted)
+    load_one_shard(plane, plane.snapshots.folder / "000001")
+    as_many = plane.replay.stats()["inserted_agent_steps"] >= 4 * EPISODE
+    assert as_many == (inserted > 0)  # the count alone would take them for whole
+    plane.leave()
+    again = start()
+    assert "died, or failed, as it restored them" in caplog.text
+    assert not again.adopted and not again.snapshots.restore_unfinished
+    assert "200 agent steps were loaded" in restore(again, checkpoint)
+    assert stored(again) == 4 * EPISODE
+    again.leave()
+    assert start().adopted  # these are whole
+
+
+def test_shards_that_a_restore_failed_on_are_the_runs_again_once_they_are_saved(
+    start: Start, tmp_path: Path
+) -> None:
+    plane = start()
+    insert(plane)
+    plane.snapshots.begin_restore()
+    checkpoint_of(plane, tmp_path / "checkpoint")
+    plane.leave()
+    assert start().adopted
+
+
+def test_a_snapshot_that_shards_may_be_loading_still_is_left_to_them_until_they_are_stopped(
+    start: Start, tmp_path: Path
+) -> None:
+    donor = start(name="donor-of-slow-shards")
+    insert(donor)
+    checkpoint = checkpoint_of(donor, tmp_path / "checkpoint")
+    donor.stop()
+    plane = start(timeout_s=3.0)
+    pid = ray.get(plane.replay.shards[1].pid.remote(), timeout=60)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ReplayTimeout, match="shard-1"):
+            restore(plane, checkpoint)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    own = plane.snapshots.folder / "000001"
+    assert (own / "manifest.json").is_file() and plane.snapshots.restore_unfinished
+    assert "200 agent steps were loaded" in restore(plane, checkpoint)
+    plane.stop()
+    assert not own.exists()
+
+
 def test_shards_that_do_not_fit_or_are_not_wanted_are_ended(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,7 +324,7 @@ def test_two_processes_never_conduct_one_run(start: Start, monkeypatch: pytest.M
 
 
 def trial(path: str, filesystem: str = "local") -> Any:
-    """What `place_of` reads of Tune's storage context."""
+    """What `place_of` reads of Tune's `StorageContext`."""
     return SimpleNamespace(
         trial_fs_path=path,
         storage_filesystem=SimpleNamespace(type_name=filesystem),
@@ -273,3 +357,50 @@ def test_a_trial_whose_storage_is_no_folder_needs_one_to_last() -> None:
     assert place_of(remote, None, None, "/tmp/life")[1:] == (Path("/tmp/life/replay"), False)
     _, folder, lasting = place_of(remote, None, "/shared", "/tmp/life")
     assert (folder, lasting) == (Path("/shared/search/trial_1/replay"), True)
+
+
+def test_the_place_of_a_trials_next_checkpoint_is_the_one_that_tune_moves_it_to(
+    tmp_path: Path,
+) -> None:
+    storage = StorageContext(str(tmp_path / "results"), "search", trial_dir_name="trial_1")
+    for number in range(2):
+        written = tmp_path / f"written-{number}"
+        written.mkdir()
+        (written / "replay.json").touch()
+        place = next_checkpoint(storage)
+        storage._update_checkpoint_index({})  # as Tune does after a checkpoint was written
+        moved = storage.persist_current_checkpoint(Checkpoint(written))
+        assert place == moved.path
+        assert (Path(moved.path) / "replay.json").is_file()
+    assert next_checkpoint(None) is None
+
+
+def test_a_trial_whose_checkpoints_hold_copies_keeps_one_snapshot_beside_them(
+    start: Start, tmp_path: Path
+) -> None:
+    storage = StorageContext(str(tmp_path / "results"), "search", trial_dir_name="trial_1")
+    plane = start(checkpoint="copy")
+    for number in range(2):
+        insert(plane, 1)
+        checkpoint_of(plane, tmp_path / f"written-{number}", storage)
+    assert [path.name for path in plane.snapshots.folder.glob("0*")] == ["000002"]
+
+
+def test_a_trial_with_a_folder_of_its_own_keeps_the_snapshots_of_all_checkpoints_that_tune_keeps(
+    start: Start, tmp_path: Path
+) -> None:
+    storage = StorageContext(str(tmp_path / "results"), "search", trial_dir_name="trial_1")
+    plane = start()
+    for number in range(3):
+        insert(plane, 1)
+        written = checkpoint_of(plane, tmp_path / f"written-{number}", storage)
+        storage._update_checkpoint_index({})
+        storage.persist_current_checkpoint(Checkpoint(written))
+        shutil.rmtree(written)
+    checkpoints = sorted((tmp_path / "results" / "search" / "trial_1").glob("checkpoint_*"))
+    assert len(checkpoints) == 3
+    shutil.rmtree(checkpoints[1])
+    plane.stop()
+    for checkpoint in (checkpoints[0], checkpoints[2]):
+        assert Reference.read(checkpoint).locate(checkpoint) is not None
+    assert not (plane.snapshots.folder / "000002").exists()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec import AbstractFileSystem
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from replay.snapshot import SnapshotWriter
 from rl_system.errors import CheckpointError
@@ -23,12 +27,21 @@ def write(path: Path, content: bytes = b"steps") -> Path:
     return path
 
 
+class UnreachableFileSystem(AbstractFileSystem):
+    """A storage behind a network that is down."""
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        raise OSError("the network is down")
+
+
 @pytest.fixture
 def snapshots(tmp_path: Path) -> Snapshots:
     return Snapshots(tmp_path / "run" / "replay")
 
 
-def save(snapshots: Snapshots, checkpoint: Path, content: bytes = b"steps") -> Path:
+def save(
+    snapshots: Snapshots, checkpoint: Path, content: bytes = b"steps", moved: Path | None = None
+) -> Path:
     """As the data plane does; returns the snapshot."""
     snapshot = write(snapshots.begin(), content)
     snapshots.newest = snapshot
@@ -36,7 +49,7 @@ def save(snapshots: Snapshots, checkpoint: Path, content: bytes = b"steps") -> P
     Reference("core-1", str(snapshot), manifest_hash(snapshot), snapshot_bytes(snapshot)).write(
         checkpoint
     )
-    snapshots.note(snapshot, checkpoint)
+    snapshots.note(snapshot, checkpoint, None if moved is None else str(moved))
     snapshots.prune()
     return snapshot
 
@@ -112,6 +125,57 @@ def test_checkpoints_written_anywhere_keep_their_snapshots(
     first = save(snapshots, tmp_path / "mine" / "a")
     second = save(snapshots, tmp_path / "mine" / "b")
     assert first.is_dir() and second.is_dir()
+
+
+def test_checkpoints_that_are_moved_keep_their_snapshots_until_they_are_gone_from_there(
+    snapshots: Snapshots, tmp_path: Path
+) -> None:
+    snapshots.filesystem = LocalFileSystem()
+    moved = [tmp_path / "storage" / f"checkpoint_{number}" for number in range(3)]
+    saved = []
+    for number, place in enumerate(moved):
+        written = tmp_path / f"written-{number}"
+        saved.append(save(snapshots, written, str(number).encode(), place))
+        shutil.copytree(written, place)
+        shutil.rmtree(written)
+    assert [Reference.read(place).locate(place) for place in moved] == saved
+    shutil.rmtree(moved[1])
+    snapshots.prune()
+    assert [path.is_dir() for path in saved] == [True, False, True]
+
+
+def test_checkpoints_that_cannot_be_seen_keep_their_snapshots(
+    snapshots: Snapshots, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = tmp_path / "written"
+    snapshot = save(snapshots, written, moved=Path("bucket/search/trial_1/checkpoint_000000"))
+    shutil.rmtree(written)
+    later = Snapshots(snapshots.folder)  # of a life that has saved nothing yet
+    later.prune()
+    assert snapshot.is_dir()
+    later.filesystem = PyFileSystem(FSSpecHandler(UnreachableFileSystem()))
+    later.prune()
+    assert snapshot.is_dir()
+    assert "the network is down" in caplog.text
+
+
+def test_notes_of_the_first_version_are_read(snapshots: Snapshots, tmp_path: Path) -> None:
+    saved = [save(snapshots, tmp_path / "mine" / name) for name in "ab"]
+    notes = {"000001": str(tmp_path / "mine" / "a")}
+    (snapshots.folder / "checkpoints.json").write_text(json.dumps(notes))
+    snapshots.prune()
+    assert all(path.is_dir() for path in saved)
+
+
+def test_a_restore_is_unfinished_from_its_begin_to_its_end_in_every_life(
+    snapshots: Snapshots,
+) -> None:
+    assert not snapshots.restore_unfinished
+    snapshots.end_restore()
+    snapshots.begin_restore()
+    assert Snapshots(snapshots.folder).restore_unfinished
+    snapshots.end_restore()
+    assert not Snapshots(snapshots.folder).restore_unfinished
 
 
 def test_a_foreign_snapshot_lives_on_when_its_owner_goes(
