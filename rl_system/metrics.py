@@ -97,6 +97,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("replay/fill_percent", "%", "share of the capacity in use"),
     Metric("replay/bytes_resident", "bytes", "memory of the stored steps"),
     Metric("replay/bytes_capacity", "bytes", "memory when full"),
+    Metric("replay/bytes_aside", "bytes", "kept for a save though it left the table"),
     Metric("replay/waiting_samples", "-", "batches that wait at this moment"),
     Metric("replay/removed_agent_steps", "agent steps", "agent steps removed as the oldest"),
     Metric("replay/inserted_agent_steps", "agent steps", "agent steps that ever came in"),
