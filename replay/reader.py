@@ -19,7 +19,7 @@ from replay.errors import ReplayError, ReplayTimeout
 from replay.memory import SharedMemory, has_ended
 from replay.priorities import importance_weights
 from replay.ring import Rows
-from replay.samplers import SAMPLERS, Draw, Window
+from replay.samplers import SAMPLERS, Draw, Window, checked_priorities
 from replay.schema import Batch, Schema
 from replay.server import Share
 from replay.settings import ReplaySettings
@@ -92,6 +92,11 @@ class ReplayReader:
         self._sampler = settings.sampler if sampler is None else sampler
         if self._sampler not in SAMPLERS:
             raise ReplayError(f"No sampler {sampler!r}: use one of {', '.join(SAMPLERS)}.")
+        if batch_size < 1 or window.length < 1 or window.stride < 1:
+            raise ReplayError(
+                f"batch_size, batch_length and stride must be 1 or more, got {batch_size}, "
+                f"{window.length} and {window.stride}."
+            )
         self.timeout_s = settings.timeout_s
         self.depth = settings.requests_in_flight if in_flight is None else in_flight
         self.importance_exponent = settings.importance_exponent
@@ -169,16 +174,17 @@ class ReplayReader:
         self, drawn: Drawn, priorities: np.ndarray, *, wait: bool = False
     ) -> None:
         """Sets the priorities of a batch's windows, (B,) and not negative. Those that have left
-        replay meanwhile are passed over.
+        replay meanwhile are passed over. Raises `ReplayError` for others, with nothing sent.
 
         With `wait` every shard has them on return, so that the next draw knows of them; raises
         `ReplayTimeout` if that takes longer than `timeout_s`.
         """
+        priorities = checked_priorities(priorities, len(drawn.starts))
         calls = []
         for shard in np.unique(drawn.shards).tolist():
             mine = drawn.shards == shard
             places = drawn.ordinals[mine], drawn.starts[mine]
-            given = np.asarray(priorities, np.float64)[mine]
+            given = priorities[mine]
             calls.append(self._shards[shard].update_priorities.remote(self.window, *places, given))
         if wait:
             _, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)

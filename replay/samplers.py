@@ -226,7 +226,7 @@ class Prioritised(_Ranked):
         Raises:
             ReplayError: If a priority is refused or the lengths differ; nothing is changed then.
         """
-        priorities = _checked_priorities(priorities, len(ordinals))
+        priorities = checked_priorities(priorities, len(ordinals))
         if len(starts) != len(ordinals):
             raise ReplayError(f"{len(ordinals)} segments need as many starts, got {len(starts)}.")
         addresses, kept = [], []
@@ -275,7 +275,7 @@ class Prioritised(_Ranked):
         windows or has a value that `update` would refuse.
         """
         leaves = self._leaves[segment.ordinal]
-        self._set(leaves.addresses(), _checked_priorities(priorities, leaves.windows))
+        self._set(leaves.addresses(), checked_priorities(priorities, leaves.windows))
 
     def state(self) -> dict[str, Any]:
         """What else a snapshot needs for the same draws, as plain values."""
@@ -349,7 +349,8 @@ def _checked(window: Window) -> Window:
     return window
 
 
-def _checked_priorities(priorities: np.ndarray, count: int) -> np.ndarray:
+def checked_priorities(priorities: np.ndarray, count: int) -> np.ndarray:
+    """Returns priorities as float64 (count,). Raises `ReplayError` if some are none."""
     priorities = np.asarray(priorities, np.float64)
     if priorities.shape != (count,):
         raise ReplayError(

@@ -203,8 +203,10 @@ class ReplayService:
             self._shards,
             self.schema,
             self.settings,
-            window=Window(batch_length or self.workload.batch_length, stride),
-            batch_size=batch_size or self.workload.batch_size,
+            window=Window(
+                self.workload.batch_length if batch_length is None else batch_length, stride
+            ),
+            batch_size=self.workload.batch_size if batch_size is None else batch_size,
             sampler=sampler,
             in_flight=in_flight,
             by_reference=by_reference,

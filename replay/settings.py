@@ -25,7 +25,7 @@ class ReplaySettings:
     capacity_agent_steps: int = 100_000
     # bound on what a shard stores, in bytes; null = bounded by capacity_agent_steps alone
     bytes_per_shard: int | None = None
-    # agent steps stored, all shards together, before the first batch is given
+    # agent steps received, all shards together, before the first batch is given
     minimum_agent_steps: int = 1_000
     # windows = uniform over windows; episodes = uniform over episodes, one window each (as in
     # CoRe's code); prioritised = by the priorities that the learner gives; recency = newer oftener

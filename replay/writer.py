@@ -235,7 +235,7 @@ class ReplayWriter:
         self._in_flight -= len(chunks)
         route.admitted = True
         route.held_back_at = 0.0
-        if chunks[-1].is_last:
+        if chunks[-1].is_last and not route.backlog:
             last = chunks[-1].key
             del self._routes[last.actor.removesuffix(self._mark), last.episode]
         else:

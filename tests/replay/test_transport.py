@@ -487,3 +487,25 @@ def test_detached_shards_outlive_who_made_them_and_end_when_nobody_calls(make: M
 
 def test_a_window_is_a_length_and_a_stride() -> None:
     assert [Window(6, 7).count(steps) for steps in (5, 6, 12, 13, 20)] == [0, 1, 1, 2, 3]
+
+
+def test_a_chunk_written_twice_in_one_breath_is_stored_once(make: Make) -> None:
+    service = make(shards=1)
+    writer = service.writer("a")
+    for number in (0, 0, 1):
+        writer.write(chunk("a", number, 0, 8, last=True))
+    writer.flush(timeout_s=10)
+    assert service.stats()["agent_steps"] == 16
+    assert writer.stats()["chunks_in_flight"] == 0
+
+
+def test_bad_priorities_and_empty_batches_are_refused_at_the_reader(make: Make) -> None:
+    service = make(shards=1, sampler="prioritised")
+    write(service.writer("a"), 0)
+    reader = service.reader(in_flight=0)
+    _, drawn = reader.draw()
+    for bad in (np.full(4, np.nan), -np.ones(4), np.ones((4, 1)), np.ones(3)):
+        with pytest.raises(ReplayError, match="riorit"):
+            reader.update_priorities(drawn, bad)
+    with pytest.raises(ReplayError, match="must be 1 or more, got 0,"):
+        service.reader(batch_size=0)
