@@ -334,19 +334,19 @@ def trial(path: str, filesystem: str = "local") -> Any:
 
 
 def test_a_run_with_a_name_and_a_folder_lasts() -> None:
-    place = place_of(None, "core-1", "/runs/a/replay", "/tmp/life")
+    place = place_of(None, "core-1", "/runs/a/replay", "/scratch/life")
     assert place == ("core-1", Path("/runs/a/replay"), True)
 
 
 def test_a_run_without_either_has_another_name_each_time_and_a_folder_of_this_life() -> None:
-    name, folder, lasting = place_of(None, None, None, "/tmp/life")
+    name, folder, lasting = place_of(None, None, None, "/scratch/life")
     assert (folder, lasting) == (Path("/tmp/life/replay"), False)
-    assert place_of(None, None, None, "/tmp/life")[0] != name
-    assert place_of(None, "core-1", None, "/tmp/life") == ("core-1", folder, False)
+    assert place_of(None, None, None, "/scratch/life")[0] != name
+    assert place_of(None, "core-1", None, "/scratch/life") == ("core-1", folder, False)
 
 
 def test_a_trial_keeps_its_name_and_uses_its_own_folder_of_the_storage() -> None:
-    name, folder, lasting = place_of(trial("/results/search/trial_1"), None, None, "/tmp/life")
+    name, folder, lasting = place_of(trial("/results/search/trial_1"), None, None, "/scratch/life")
     assert (folder, lasting) == (Path("/results/search/trial_1/replay"), True)
     assert place_of(trial("/results/search/trial_1"), None, None, "/tmp/b")[0] == name
     assert place_of(trial("/results/search/trial_2"), None, None, "/tmp/b")[0] != name
@@ -354,8 +354,8 @@ def test_a_trial_keeps_its_name_and_uses_its_own_folder_of_the_storage() -> None
 
 def test_a_trial_whose_storage_is_no_folder_needs_one_to_last() -> None:
     remote = trial("bucket/search/trial_1", "s3")
-    assert place_of(remote, None, None, "/tmp/life")[1:] == (Path("/tmp/life/replay"), False)
-    _, folder, lasting = place_of(remote, None, "/shared", "/tmp/life")
+    assert place_of(remote, None, None, "/scratch/life")[1:] == (Path("/tmp/life/replay"), False)
+    _, folder, lasting = place_of(remote, None, "/shared", "/scratch/life")
     assert (folder, lasting) == (Path("/shared/search/trial_1/replay"), True)
 
 
