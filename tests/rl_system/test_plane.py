@@ -340,7 +340,7 @@ def test_a_run_with_a_name_and_a_folder_lasts() -> None:
 
 def test_a_run_without_either_has_another_name_each_time_and_a_folder_of_this_life() -> None:
     name, folder, lasting = place_of(None, None, None, "/scratch/life")
-    assert (folder, lasting) == (Path("/tmp/life/replay"), False)
+    assert (folder, lasting) == (Path("/scratch/life/replay"), False)
     assert place_of(None, None, None, "/scratch/life")[0] != name
     assert place_of(None, "core-1", None, "/scratch/life") == ("core-1", folder, False)
 
@@ -354,7 +354,7 @@ def test_a_trial_keeps_its_name_and_uses_its_own_folder_of_the_storage() -> None
 
 def test_a_trial_whose_storage_is_no_folder_needs_one_to_last() -> None:
     remote = trial("bucket/search/trial_1", "s3")
-    assert place_of(remote, None, None, "/scratch/life")[1:] == (Path("/tmp/life/replay"), False)
+    assert place_of(remote, None, None, "/scratch/life")[1:] == (Path("/scratch/life/replay"), False)
     _, folder, lasting = place_of(remote, None, "/shared", "/scratch/life")
     assert (folder, lasting) == (Path("/shared/search/trial_1/replay"), True)
 
