@@ -348,8 +348,8 @@ def test_a_run_without_either_has_another_name_each_time_and_a_folder_of_this_li
 def test_a_trial_keeps_its_name_and_uses_its_own_folder_of_the_storage() -> None:
     name, folder, lasting = place_of(trial("/results/search/trial_1"), None, None, "/scratch/life")
     assert (folder, lasting) == (Path("/results/search/trial_1/replay"), True)
-    assert place_of(trial("/results/search/trial_1"), None, None, "/tmp/b")[0] == name
-    assert place_of(trial("/results/search/trial_2"), None, None, "/tmp/b")[0] != name
+    assert place_of(trial("/results/search/trial_1"), None, None, "/scratch/b")[0] == name
+    assert place_of(trial("/results/search/trial_2"), None, None, "/scratch/b")[0] != name
 
 
 def test_a_trial_whose_storage_is_no_folder_needs_one_to_last() -> None:
