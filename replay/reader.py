@@ -15,6 +15,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError
 
+from replay.calls import answer, gone
 from replay.errors import ReplayError, ReplayTimeout
 from replay.memory import SharedMemory, has_ended
 from replay.priorities import importance_weights
@@ -25,7 +26,6 @@ from replay.server import Share
 from replay.settings import ReplaySettings
 from replay.shard import Request
 from replay.workload import shares
-from replay.writer import gone
 
 ASK_WHY_TIMEOUT_S = 1.0  # past the deadline, for all shards together
 CHECK_S = 0.5  # how soon a waiting reader notices that a shard has ended
@@ -38,6 +38,7 @@ class Drawn(NamedTuple):
     ordinals: np.ndarray  # int64 (B,): the segment in its shard
     starts: np.ndarray  # int64 (B,): the step of the segment at which the window begins
     importance_weights: np.ndarray | None  # float32 (B,), the largest 1; None: uniform draws
+    lives: np.ndarray  # int64 (B,): of their shard, which numbers segments anew after a restart
 
 
 @dataclass
@@ -184,8 +185,8 @@ class ReplayReader:
         for shard in np.unique(drawn.shards).tolist():
             mine = drawn.shards == shard
             places = drawn.ordinals[mine], drawn.starts[mine]
-            given = priorities[mine]
-            calls.append(self._shards[shard].update_priorities.remote(self.window, *places, given))
+            given = priorities[mine], drawn.lives[mine]
+            calls.append(self._shards[shard].update_priorities.remote(self.window, *places, *given))
         if wait:
             _, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
             if late:
@@ -193,7 +194,8 @@ class ReplayReader:
                     f"{len(late)} replay shards did not take new priorities within "
                     f"{self.timeout_s:g} s. Are their processes alive?"
                 )
-            ray.get(calls)
+            for call in calls:
+                answer(call)
 
     def let_go(self) -> None:
         """Lets go of the memory of shards that have ended: started again, they need it. `read` does
@@ -249,7 +251,7 @@ class ReplayReader:
                 raise ReplayTimeout(f"No batch within {timeout_s:g} s. {self._why(missing)}")
             shard = missing[calls.index(ready[0])]
             try:
-                return shard, ray.get(ready[0])
+                return shard, answer(ready[0])
             except (ReplayTimeout, ActorUnavailableError):
                 pending.calls[shard] = self._request(pending, shard)
             except RayActorError as error:
@@ -283,7 +285,10 @@ class ReplayReader:
             again = self._copy(shard, again, columns, deadline)
             for name, array in columns.items():
                 out[name][:, stale] = array
-            share = share._replace(draw=_merged(share.draw, stale, again.draw))
+            share = share._replace(
+                draw=_merged(share.draw, stale, again.draw),
+                lives=_replaced(share.lives, stale, again.lives),
+            )
         return share
 
     def _redraw(self, shard: int, sequences: int, deadline: float) -> Share:
@@ -291,7 +296,7 @@ class ReplayReader:
         request = Request(self.window, sequences, self._sampler)
         call: Any = self._shards[shard].redraw.remote(request, left, self._by_reference[shard])
         try:
-            return ray.get(call, timeout=left + 1.0)
+            return answer(call, left + 1.0)
         except (ray.exceptions.GetTimeoutError, ActorUnavailableError):
             raise ReplayTimeout(f"No batch in time. {self._why([shard])}") from None
         except RayActorError as error:
@@ -329,6 +334,7 @@ class ReplayReader:
             np.concatenate([draw.ordinals for draw in draws]),
             np.concatenate([draw.starts for draw in draws]),
             weights,
+            np.concatenate([parts[shard].lives for shard in order]),
         )
 
     def _why(self, shards: list[int]) -> str:
@@ -350,15 +356,14 @@ class ReplayReader:
 
 def _merged(draw: Draw, at: np.ndarray, other: Draw) -> Draw:
     """`draw` with the windows `at` replaced by those of `other`."""
-
-    def merge(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        merged = np.array(mine)  # what came with a call is read-only
-        merged[at] = theirs
-        return merged
-
     probabilities = None
     if draw.probabilities is not None and other.probabilities is not None:
-        probabilities = merge(draw.probabilities, other.probabilities)
-    return Draw(
-        merge(draw.ordinals, other.ordinals), merge(draw.starts, other.starts), probabilities
-    )
+        probabilities = _replaced(draw.probabilities, at, other.probabilities)
+    ordinals = _replaced(draw.ordinals, at, other.ordinals)
+    return Draw(ordinals, _replaced(draw.starts, at, other.starts), probabilities)
+
+
+def _replaced(values: np.ndarray, at: np.ndarray, others: np.ndarray) -> np.ndarray:
+    replaced = np.array(values)  # what came with a call is read-only
+    replaced[at] = others
+    return replaced

@@ -164,6 +164,7 @@ def _merged_memory(memories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for received in known:
             for episode, end in received["next_start"]:
                 next_start[episode] = max(end, next_start.get(episode, 0))
+        ended = {episode for received in known for episode in received["ended"]}
         recent = OrderedDict(sorted(next_start.items()))
         while len(recent) > EPISODES_REMEMBERED:
             oldest, _ = recent.popitem(last=False)
@@ -171,5 +172,6 @@ def _merged_memory(memories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         merged[actor] = {
             "forgotten": forgotten,
             "next_start": [list(pair) for pair in recent.items()],
+            "ended": sorted(ended & recent.keys()),
         }
     return merged

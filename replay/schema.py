@@ -76,6 +76,22 @@ class Field:
         """Bytes of one step."""
         return int(math.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
+    def mismatch(self, values: Any, length: int) -> str | None:
+        """What was expected and what came, if `values` are not `length` steps of this field: an
+        array of its dtype and shape, finite, and a discount from 0 to 1.
+        """
+        shape = (length, *self.shape)
+        if not isinstance(values, np.ndarray):
+            return f"{self.dtype} {shape}, got a {type(values).__name__}"
+        if values.shape != shape or values.dtype != np.dtype(self.dtype):
+            return f"{self.dtype} {shape}, got {values.dtype} {values.shape}"
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            steps = np.flatnonzero(~np.isfinite(values).reshape(length, -1).all(axis=1))
+            return f"finite numbers, got others at steps {steps.tolist()} of the chunk"
+        if self.name == "discount" and (values.min() < 0 or values.max() > 1):
+            return f"numbers from 0 to 1, got {values.min():g} to {values.max():g}"
+        return None
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -109,13 +125,17 @@ class Schema:
         return {field.name: np.empty((*lead, *field.shape), field.dtype) for field in self.fields}
 
     def validate(self, chunk: Chunk) -> None:
-        """Raises `ChunkError` unless `chunk` has exactly these fields, dtypes and shapes, and
-        borders where its key says.
+        """Raises `ChunkError` unless `chunk` has exactly these fields, dtypes and shapes, finite
+        numbers, and borders where its key says.
 
         `is_first` is set on step 0 of an episode and nowhere else; `is_last` at most on the chunk's
         final step.
         """
+        if not isinstance(chunk, Chunk):
+            raise ChunkError(f"Replay takes a Chunk, got {type(chunk).__name__}.")
         where = f"chunk {tuple(chunk.key)}"
+        if not all(isinstance(count, (int, np.integer)) for count in chunk.key[1:]):
+            raise ChunkError(f"{where}: episode and start are whole numbers.")
         if chunk.key.episode < 0 or chunk.key.start < 0:
             raise ChunkError(f"{where}: episode and start count from 0.")
         if chunk.steps.keys() != self.names:
@@ -130,16 +150,9 @@ class Schema:
         if length == 0:
             raise ChunkError(f"{where}: a chunk holds at least one step, got 0.")
         for field in self.fields:
-            array = chunk.steps[field.name]
-            shape, dtype = (
-                getattr(array, "shape", None),
-                getattr(array, "dtype", type(array).__name__),
-            )
-            if shape != (length, *field.shape) or dtype != np.dtype(field.dtype):
-                expected = f"{field.dtype} {(length, *field.shape)}"
-                raise ChunkError(
-                    f"{where}: field {field.name!r} expected {expected}, got {dtype} {shape}."
-                )
+            wrong = field.mismatch(chunk.steps[field.name], length)
+            if wrong is not None:
+                raise ChunkError(f"{where}: field {field.name!r} expected {wrong}.")
         is_first, is_last = chunk.steps["is_first"], chunk.steps["is_last"]
         if bool(is_first[0]) != (chunk.key.start == 0) or is_first[1:].any():
             raise ChunkError(

@@ -60,6 +60,7 @@ class Share(NamedTuple):
 
     draw: Draw
     eligible: int  # what was chosen from
+    lives: np.ndarray  # int64 (B,): the shard's life in which each window was drawn
     batch: Batch | None = None  # (T, B, ...)
     rows: RowsDrawn | None = None
     ring: tuple[Address, int] | None = None  # its memory and its capacity
@@ -107,6 +108,7 @@ class ShardServer:
         )
         self._staged = StagingReader(schema)
         self._redrawn = 0
+        self._life = self._recovery.restarts << 32  # and one more with each `load`
         self._changed = asyncio.Condition()
         self._saving = asyncio.Lock()
         # Ray may hand over a reader's calls in another order than they were made in. They are
@@ -216,10 +218,18 @@ class ShardServer:
 
     @_counted
     async def update_priorities(
-        self, window: Window, ordinals: np.ndarray, starts: np.ndarray, priorities: np.ndarray
+        self,
+        window: Window,
+        ordinals: np.ndarray,
+        starts: np.ndarray,
+        priorities: np.ndarray,
+        lives: np.ndarray,
     ) -> None:
-        """See `ReplayShard.update_priorities`."""
-        self._shard.update_priorities(window, ordinals, starts, priorities)
+        """See `ReplayShard.update_priorities`. Windows drawn before a restart or a `load` are
+        passed over: their segments' numbers may stand for others by now.
+        """
+        same = lives == self._life
+        self._shard.update_priorities(window, ordinals[same], starts[same], priorities[same])
 
     @_counted
     async def limit(self, changes: dict[str, Any], band_agent_steps: float | None = None) -> None:
@@ -236,11 +246,12 @@ class ShardServer:
         await self._notify()
 
     @_counted
-    async def preload(self, on: bool) -> None:
-        """See `Limiter.preload`."""
+    async def preload(self, on: bool) -> int:
+        """See `Limiter.preload`. Returns the agent steps removed since the beginning of the run."""
         self._shard.limiter.preload(on)
         self._note_limits()
         await self._notify()
+        return self._shard.table.removed_agent_steps
 
     @_counted
     async def why_not(self, request: Request) -> str | None:
@@ -333,6 +344,7 @@ class ShardServer:
             _, _, restore = self._checked
             self._checked = None
             self._shard.apply(restore)
+            self._life += 1
             self._unregistered = None
             self._recovery.register(source)
             self._recovery.inserted(self._shard.limiter.inserted)
@@ -368,13 +380,14 @@ class ShardServer:
 
     def _share(self, request: Request, draw: Draw, by_reference: bool) -> Share:
         eligible, length = self._shard.eligible(request), request.window.length
+        lives = np.full(len(draw.starts), self._life)
         store = self._shard.table.store
         if by_reference and isinstance(store, Ring) and store.memory.address is not None:
             ring = store.memory.address, store.capacity
             rows = store.locate(draw.ordinals, draw.starts, length)
-            return Share(draw, eligible, rows=rows, ring=ring)
+            return Share(draw, eligible, lives, rows=rows, ring=ring)
         batch = self._shard.table.gather(draw.ordinals, draw.starts, length)
-        return Share(draw, eligible, batch=batch)
+        return Share(draw, eligible, lives, batch=batch)
 
     def _watch_owner(self) -> None:
         patience_s = self._settings.orphan_timeout_s

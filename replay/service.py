@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from replay.calls import answer
 from replay.errors import ReplayError, ReplayTimeout, SnapshotError
 from replay.following import follow
 from replay.placement import (
@@ -39,6 +41,8 @@ from replay.shard import Request
 from replay.snapshot import MANIFEST, SnapshotWriter, read_manifest, read_snapshot
 from replay.workload import Workload, shares
 from replay.writer import ReplayWriter
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # at least, for a shard's process to come up
 
@@ -145,7 +149,7 @@ class ReplayService:
         try:
             first = ray.get_actor(shard_name(prefix, 0), NAMESPACE)
             call: Any = first.describe.remote()
-            schema, settings, workload = ray.get(call, timeout=timeout_s)
+            schema, settings, workload = answer(call, timeout_s)
             others = [
                 ray.get_actor(shard_name(prefix, index), NAMESPACE)
                 for index in range(1, settings.shards)
@@ -231,6 +235,12 @@ class ReplayService:
         if samples_per_insert is not ...:
             changes["samples_per_insert"] = samples_per_insert
         if minimum_agent_steps is not None:
+            if minimum_agent_steps > self._capacity_agent_steps:
+                raise ReplayError(
+                    f"minimum_agent_steps ({minimum_agent_steps}) is above what replay holds "
+                    f"({self._capacity_agent_steps} agent steps): no batch could ever be given. "
+                    "Give a lower one."
+                )
             changes["minimum"] = -(-minimum_agent_steps // shards)
         if samples_per_insert is not ...:
             self.workload = replace(self.workload, samples_per_insert=samples_per_insert)
@@ -250,14 +260,27 @@ class ReplayService:
                     writer.write(chunk)
                 writer.flush()
 
-        What was inserted in it does not count for samples per insert.
+        What was inserted in it does not count for samples per insert. What did not fit, so that the
+        oldest had to leave, is told by a warning at the end.
         """
-        count = len(self._shards)
-        self._call("preload", arguments=[(True,)] * count, what="to begin", timeout_s=timeout_s)
+
+        def turn(on: bool) -> int:
+            arguments = [(on,)] * len(self._shards)
+            what = "to begin the preload" if on else "to end the preload"
+            return sum(self._call("preload", arguments=arguments, what=what, timeout_s=timeout_s))
+
+        before = turn(True)
         try:
             yield
         finally:
-            self._call("preload", arguments=[(False,)] * count, what="to end", timeout_s=timeout_s)
+            removed = turn(False) - before
+            if removed:
+                logger.warning(
+                    "%d agent steps left replay during the preload, the oldest first: it holds %d. "
+                    "Raise replay.capacity_agent_steps (or replay.bytes_per_shard) to keep all.",
+                    removed,
+                    self._capacity_agent_steps,
+                )
 
     def ready(self, timeout_s: float | None = None) -> bool:
         """Whether every shard could give its part of a batch of the workload now."""
@@ -365,6 +388,11 @@ class ReplayService:
         if self._recovery_path is not None:
             shutil.rmtree(self._recovery_path, ignore_errors=True)
 
+    @property
+    def _capacity_agent_steps(self) -> int:
+        of_shard = self.settings.shard_capacity_agent_steps(self.schema.bytes_per_step)
+        return of_shard * len(self._shards)
+
     def _call(
         self,
         method: str,
@@ -400,7 +428,7 @@ class ReplayService:
                 "replay.timeout_s."
             )
         try:
-            return list(ray.get(calls))
+            return [answer(call) for call in calls]
         except RayActorError as error:
             raise ReplayError(
                 f"A shard of replay service {self.prefix!r} is gone: {error}"

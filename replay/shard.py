@@ -162,18 +162,18 @@ class ReplayShard:
         if limiter.inserted < limiter.minimum:
             return (
                 f"has received {limiter.inserted} of the {limiter.minimum} agent steps it needs at "
-                "first: waits for actors"
+                "first: waits for writers"
             )
         if self.eligible(request) == 0:
             return (
-                f"holds no episode of {request.window.length} steps or more: waits for actors "
+                f"holds no episode of {request.window.length} steps or more: waits for writers "
                 "(or batch_length is above the episode length)"
             )
         if not limiter.may_sample(request.agent_steps, stored):
             ahead = request.agent_steps - limiter.band - limiter.error
             return (
                 f"has a learner that is {ahead:.0f} sampled agent steps too far ahead of "
-                "samples per insert: waits for actors"
+                "samples per insert: waits for writers"
             )
         return None
 

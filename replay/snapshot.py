@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from replay.errors import SnapshotError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 Advance = Callable[[int], None]  # told how many bytes more were read
 _READ_BYTES = 1 << 22
@@ -240,11 +240,11 @@ def damage_of(path: Path, entry: Mapping[str, Any], advance: Advance | None = No
         return f"{path} cannot be read ({error})."
     if found == entry:
         return None
-    what = "size" if found["bytes"] != entry["bytes"] else "content"
-    return (
-        f"{path} is damaged: its {what} differs from the manifest "
-        f"({found['bytes']} bytes, expected {entry['bytes']})."
-    )
+    if found["bytes"] != entry["bytes"]:
+        what = f"it has {found['bytes']} bytes, and the manifest says {entry['bytes']}"
+    else:
+        what = f"its {found['bytes']} bytes have another SHA-256 than the manifest says"
+    return f"{path} is damaged: {what}."
 
 
 def measure_part(path: Path, advance: Advance | None = None) -> dict[str, Any]:

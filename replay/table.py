@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from replay.errors import ReplayError
+from replay.errors import ChunkError, ReplayError
 from replay.schema import Batch, Chunk, ChunkKey, Schema
 
 EPISODES_REMEMBERED = (
@@ -94,6 +94,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.next_start: OrderedDict[int, int] = OrderedDict()
+        self.ended: set[int] = set()  # those of them whose last step has come
         self.forgotten = -1  # every episode up to this number counts as received
 
     def expected(self, episode: int) -> int | None:
@@ -104,11 +105,14 @@ class _Memory:
             return self.next_start[episode]
         return None if episode <= self.forgotten else 0
 
-    def received(self, episode: int, end: int) -> None:
+    def received(self, episode: int, end: int, is_last: bool) -> None:
         self.next_start[episode] = end
+        if is_last:
+            self.ended.add(episode)
         self.next_start.move_to_end(episode)
         while len(self.next_start) > EPISODES_REMEMBERED:
             oldest, _ = self.next_start.popitem(last=False)
+            self.ended.discard(oldest)
             self.forgotten = max(self.forgotten, oldest)
 
 
@@ -161,17 +165,24 @@ class Table:
         """Stores a validated chunk and returns the agent steps stored: its length, or 0 if it
         repeats what was received.
 
-        Raises `ReplayError` if the chunk alone is larger than the table.
+        Raises `ReplayError` if the chunk alone is larger than the table, `ChunkError` if its
+        episode has ended.
         """
         actor, episode, start = chunk.key
         length = len(chunk)
         if self.is_repeat(chunk.key):
             self.repeated_chunks += 1
             return 0
+        memory = self._recall(actor)
+        if episode in memory.ended:
+            raise ChunkError(
+                f"chunk {tuple(chunk.key)}: its episode ended before with step "
+                f"{memory.next_start[episode] - 1} (is_last). Count a new episode from 0 under the "
+                "next number."
+            )
         prepared = self.store.prepare(chunk.steps, length)
         while not self.store.fits(prepared):
             self._remove_oldest()
-        memory = self._recall(actor)
         if start != memory.expected(episode):
             self.gaps += 1
         # Absent if the episode's earlier part had to leave while it grew, ending elsewhere after a
@@ -181,7 +192,7 @@ class Table:
             segment = self._begin(actor, episode, start)
         self.store.append(segment.ordinal, prepared)
         segment.length += length
-        memory.received(episode, start + length)
+        memory.received(episode, start + length, chunk.is_last)
         if chunk.is_last:
             segment.finished = True
             self.finished_episodes += 1
@@ -230,6 +241,7 @@ class Table:
                 actor: {
                     "forgotten": memory.forgotten,
                     "next_start": [list(pair) for pair in memory.next_start.items()],
+                    "ended": sorted(memory.ended),
                 }
                 for actor, memory in self._memory.items()
             },
@@ -266,6 +278,7 @@ class Table:
             memory.next_start = OrderedDict(
                 (episode, end) for episode, end in received["next_start"]
             )
+            memory.ended = set(received["ended"])
 
     def _recall(self, actor: str) -> _Memory:
         memory = self._memory.setdefault(actor, _Memory())

@@ -4,6 +4,7 @@ follow from.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from replay.errors import ReplayError
@@ -26,6 +27,27 @@ class Workload:
     writers: int = 1  # actors that write
     environments_per_writer: int = 1  # episodes that an actor has open at once
     chunk_length: int = 32  # agent steps of a chunk, the longest
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that cannot work, by name."""
+        counts = (
+            "batch_length",
+            "batch_size",
+            "readers",
+            "writers",
+            "environments_per_writer",
+            "chunk_length",
+        )
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ReplayError(
+                    f"{name} of a workload must be 1 or more, got {getattr(self, name)}."
+                )
+        ratio = self.samples_per_insert
+        if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
+            raise ReplayError(
+                f"samples_per_insert must be a positive number or None (no limit), got {ratio}."
+            )
 
     def band(self, settings: ReplaySettings) -> float:
         """The limiter's band of one shard, in sampled agent steps.

@@ -13,7 +13,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
-from replay.errors import ReplayError, ReplayTimeout
+from replay.calls import answer, gone
+from replay.errors import ChunkError, ReplayError, ReplayTimeout
 from replay.schema import Chunk, ChunkKey, Schema
 from replay.settings import ReplaySettings
 from replay.staging import StagedChunk, Staging
@@ -208,13 +209,17 @@ class ReplayWriter:
         call, route.call = route.call, None
         chunks = [route.backlog[i].chunk for i in range(route.sent)]
         try:
-            receipt = ray.get(call)
+            receipt = answer(call)
         except ActorUnavailableError:
             self._send(route)
             return
         except RayActorError as error:
             raise gone(route.shard, error) from error
-        except RayTaskError:  # the shard refuses the chunk: the episode's others are of no use
+        except (
+            ChunkError,
+            ReplayError,
+            RayTaskError,
+        ):  # the shard refuses the chunk: the episode's others are of no use
             self._drop(route)
             raise
         if receipt is None:  # it cannot see this memory: another machine, container or user
@@ -269,7 +274,7 @@ class ReplayWriter:
         """
         call = self._admissions.pop(shard)
         try:
-            granted = ray.get(call)
+            granted = answer(call)
         except ActorUnavailableError:
             granted = False
         except RayActorError as error:
@@ -329,11 +334,3 @@ class ReplayWriter:
             for key, route in list(self._routes.items()):
                 if not route.backlog and len(self._routes) > IDLE_EPISODES_KEPT:
                     del self._routes[key]
-
-
-def gone(shard: int, error: Exception) -> ReplayError:
-    """What to raise when Ray will not start a shard again."""
-    return ReplayError(
-        f"Replay shard {shard} is gone and will not be started again ({type(error).__name__}). "
-        "The service was stopped or its machine was lost: resume the run from its last checkpoint."
-    )

@@ -103,6 +103,17 @@ class TableContract:
         table.insert(Chunk(part.key, backwards))
         assert_equal(table.read(0, 0, 8), dict(part.steps))
 
+    def test_steps_after_the_last_of_their_episode_are_refused_also_after_a_restore(self) -> None:
+        table = self.make_table(SCHEMA, 64)
+        fill(table, 0, 16)
+        late = chunk("a", 0, 16, 8, schema=SCHEMA)
+        restored = self.make_table(SCHEMA, 64)
+        restored.restore_state(table.state())
+        for each in (table, restored):
+            with pytest.raises(ChunkError, match=r"ended before with step 15 \(is_last\)"):
+                each.insert(late)
+        assert stored(table) == [(0, 0, 16)] and table.gaps == 0
+
     def test_a_repeated_chunk_changes_nothing_even_after_its_episode_was_removed(self) -> None:
         table = self.make_table(SCHEMA, 64)
         parts = list(episode("a", 0, 16, schema=SCHEMA))

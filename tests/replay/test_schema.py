@@ -39,6 +39,12 @@ def test_a_chunk_that_fits_passes() -> None:
         (Chunk(ChunkKey("a", 0, 0), chunk("a", 0, 5, 5).steps), ["'is_first'"]),
         (Chunk(ChunkKey("a", 0, 0), SCHEMA.empty(0)), ["at least one step"]),
         (changed(reward=[0.0] * 5), ["'reward'", "list"]),  # type: ignore[arg-type]
+        (changed(is_last=[False] * 5), ["'is_last'", "list"]),  # type: ignore[arg-type]
+        (changed(reward=np.array([0, 1, np.nan, 0, np.inf], np.float32)), ["'reward'", "[2, 4]"]),
+        (changed(action=np.full((5, 2), np.inf, np.float32)), ["'action'", "finite"]),
+        (changed(discount=np.full(5, 3.0, np.float32)), ["'discount'", "from 0 to 1", "3"]),
+        (Chunk(ChunkKey("a", "0", 0), chunk("a", 0, 0, 5).steps), ["whole numbers"]),  # type: ignore[arg-type]
+        ({"reward": np.zeros(5)}, ["takes a Chunk", "dict"]),  # type: ignore[list-item]
     ],
 )
 def test_a_bad_chunk_is_refused_by_field_with_what_was_expected_and_what_came(

@@ -110,6 +110,72 @@ def test_a_bad_chunk_is_refused_at_the_writer(make: Make) -> None:
         )
 
 
+def test_a_shards_refusal_arrives_as_its_own_error_without_rays_traceback(make: Make) -> None:
+    service = make()
+    with pytest.raises(ReplayError) as wrong:
+        service.limit(band_agent_steps=-1.0)
+    assert type(wrong.value) is ReplayError
+    assert str(wrong.value).startswith("replay.limiter_band_agent_steps must be a number of 0 or")
+    assert "Traceback" not in str(wrong.value)
+    with pytest.raises(ReplayError, match=r"samples_per_insert must be a positive .* got -1\.0"):
+        service.limit(samples_per_insert=-1.0)
+    with pytest.raises(
+        ReplayError, match=r"\(401\) is above what replay holds \(400 agent steps\)"
+    ):
+        service.limit(minimum_agent_steps=401)
+    writer = service.writer("a")
+    write(writer, 0)
+    writer.write(chunk("a", 0, 20, 4))
+    with pytest.raises(ChunkError) as late:
+        writer.flush()
+    assert type(late.value) is ChunkError and "ended before with step 19" in str(late.value)
+    write(writer, 1)
+    writer.close()
+    assert service.stats()["inserted_agent_steps"] == 40
+
+
+@pytest.mark.parametrize("name", ["batch_size", "batch_length", "chunk_length", "writers"])
+def test_a_workload_that_cannot_be_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ReplayError, match=f"{name} of a workload must be 1 or more, got 0"):
+        Workload(**{name: 0})
+    with pytest.raises(ReplayError, match="samples_per_insert must be a positive number or None"):
+        Workload(samples_per_insert=0.0)
+
+
+def test_a_preload_that_does_not_fit_warns_of_what_had_to_leave(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make(shards=1, capacity_agent_steps=64)
+    writer = service.writer("a")
+    with service.preload():
+        write(writer, *range(2))
+        writer.flush()
+    assert not caplog.records
+    with service.preload():
+        write(writer, *range(2, 8))
+        writer.flush()
+    assert "100 agent steps left replay during the preload" in caplog.text
+    assert "it holds 64. Raise replay.capacity_agent_steps" in caplog.text
+
+
+def test_priorities_of_windows_from_before_a_load_are_passed_over(
+    make: Make, tmp_path: Path
+) -> None:
+    service = make(shards=1, sampler="prioritised")
+    reader = service.reader(in_flight=0)
+    service.save(tmp_path / "empty")
+    writer, other = service.writer("a"), service.writer("b")
+    write(writer, 0)
+    _, drawn = reader.draw()
+    service.load(tmp_path / "empty")
+    write(other, 0)
+    other.flush()
+    reader.update_priorities(drawn, np.full(4, 1e9), wait=True)
+    rewards = np.concatenate([reader.read()["reward"][0] for _ in range(8)])
+    assert len(set(rewards.tolist()) - set(drawn.starts.tolist())) > 0
+    reader.close()
+
+
 def test_actors_wait_for_a_learner_that_is_behind_and_go_on_when_it_reads(make: Make) -> None:
     service = make(
         workload=Workload(2.0, batch_length=6, batch_size=4, chunk_length=8), timeout_s=1.0
@@ -135,7 +201,7 @@ def test_a_learner_waits_for_actors_and_is_told_for_what(make: Make) -> None:
     )
     writer, reader = service.writer("a"), service.reader()
     with pytest.raises(
-        ReplayTimeout, match=r"Shard 0 has received 0 of the 20 agent steps.*waits for actors"
+        ReplayTimeout, match=r"Shard 0 has received 0 of the 20 agent steps.*waits for writers"
     ):
         reader.read(timeout_s=0.5)
     write(writer, 0, 1, length=5)
@@ -143,7 +209,7 @@ def test_a_learner_waits_for_actors_and_is_told_for_what(make: Make) -> None:
     writer.flush()
     assert_windows_are_whole(reader.read())
     with pytest.raises(
-        ReplayTimeout, match="too far ahead of samples per insert: waits for actors"
+        ReplayTimeout, match="too far ahead of samples per insert: waits for writers"
     ):
         for _ in range(1000):
             reader.read(timeout_s=0.5)

@@ -159,7 +159,7 @@ def test_a_snapshot_of_another_format_asks_for_the_version_that_wrote_it(
     monkeypatch.setattr("replay.snapshot.FORMAT", 1)
     filled().save(tmp_path / "snap")
     monkeypatch.undo()
-    with pytest.raises(SnapshotError, match="format 1, this version reads 2"):
+    with pytest.raises(SnapshotError, match="format 1, this version reads 3"):
         new_shard().load(tmp_path / "snap")
 
 

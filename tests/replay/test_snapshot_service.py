@@ -338,8 +338,9 @@ def test_priorities_of_a_service_come_back(make: Make, tmp_path: Path) -> None:
     write(service.writer("a"), 0, 1)
     for shard, stats in zip(service.shards, service.shard_stats(), strict=True):
         assert stats["agent_steps"] == 20
+        zeros = np.zeros(15, np.int64)
         shard.update_priorities.remote(
-            service.reader().window, np.zeros(15, np.int64), np.arange(15), np.eye(15)[3]
+            service.reader().window, zeros, np.arange(15), np.eye(15)[3], zeros
         )
     service.save(tmp_path / "replay")
     other = make(workload=LOAD, sampler="prioritised")

@@ -271,7 +271,7 @@ def test_a_mixture_waits_for_the_table_that_has_nothing_and_names_it(make: Make)
     write(full.writer("a"), *range(4))
     sources = {"full": Source(full.reader(), 0.5), "empty": Source(empty.reader(), 0.5)}
     reader = MixtureReader(sources, batch_size=4)
-    with pytest.raises(ReplayTimeout, match=r"Of the table 'empty': .*waits for actors"):
+    with pytest.raises(ReplayTimeout, match=r"Of the table 'empty': .*waits for writers"):
         reader.read(timeout_s=0.5)
     write(empty.writer("b"), *range(50, 54), actor="b")
     batch = reader.read(timeout_s=30)

@@ -354,7 +354,10 @@ def test_a_trial_keeps_its_name_and_uses_its_own_folder_of_the_storage() -> None
 
 def test_a_trial_whose_storage_is_no_folder_needs_one_to_last() -> None:
     remote = trial("bucket/search/trial_1", "s3")
-    assert place_of(remote, None, None, "/scratch/life")[1:] == (Path("/scratch/life/replay"), False)
+    assert place_of(remote, None, None, "/scratch/life")[1:] == (
+        Path("/scratch/life/replay"),
+        False,
+    )
     _, folder, lasting = place_of(remote, None, "/shared", "/scratch/life")
     assert (folder, lasting) == (Path("/shared/search/trial_1/replay"), True)
 

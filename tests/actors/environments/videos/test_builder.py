@@ -141,6 +141,8 @@ from pathlib import Path
 from actors.environments.videos.builder import build_videos
 def report(progress):
     print(progress.done, flush=True)
+    if progress.done >= int((sys.argv[4:] or [1_000_000])[0]):
+        sys.stdin.readline()  # held here until it is stopped
 result = build_videos(sys.argv[1], Path(sys.argv[2]), [400], jobs=int(sys.argv[3]), report=report)
 print("kept", result.progress.kept, "done", result.progress.done)
 """
@@ -151,9 +153,11 @@ def open_unfinished(out: Path) -> list[dict]:
     return json.loads((out / UNFINISHED).read_text())["videos"]
 
 
-def start(source: Path, out: Path, jobs: int) -> subprocess.Popen:
+def start(source: Path, out: Path, jobs: int, *hold_at: int) -> subprocess.Popen:
+    """A build in a process of its own, that stands still once so many videos are done."""
     return subprocess.Popen(
-        [sys.executable, "-c", _BUILD, str(source), str(out), str(jobs)],
+        [sys.executable, "-c", _BUILD, str(source), str(out), str(jobs), *map(str, hold_at)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -167,12 +171,11 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(
 ) -> None:
     for place in range(40):
         write_pictures(tmp_path / "source" / f"clip-{place}", 20, first=place)
-    process = start(tmp_path / "source", tmp_path / "out", jobs)
+    process = start(tmp_path / "source", tmp_path / "out", jobs, 20)
     assert process.stdout is not None
-    assert process.stdout.readline() == "1\n"
-    deadline = time.monotonic() + 30
-    while not open_unfinished(tmp_path / "out") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while process.stdout.readline() != "20\n":
+        assert process.poll() is None
+    assert open_unfinished(tmp_path / "out")
     os.killpg(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode != 0
