@@ -39,10 +39,8 @@ class Workload:
             "chunk_length",
         )
         for name in counts:
-            if getattr(self, name) < 1:
-                raise ReplayError(
-                    f"{name} of a workload must be 1 or more, got {getattr(self, name)}."
-                )
+            if (count := getattr(self, name)) < 1:
+                raise ReplayError(f"{name} of a workload must be 1 or more, got {count}.")
         ratio = self.samples_per_insert
         if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
             raise ReplayError(

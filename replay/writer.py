@@ -215,11 +215,7 @@ class ReplayWriter:
             return
         except RayActorError as error:
             raise gone(route.shard, error) from error
-        except (
-            ChunkError,
-            ReplayError,
-            RayTaskError,
-        ):  # the shard refuses the chunk: the episode's others are of no use
+        except (ChunkError, ReplayError, RayTaskError):  # the episode's other chunks are of no use
             self._drop(route)
             raise
         if receipt is None:  # it cannot see this memory: another machine, container or user
