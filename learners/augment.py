@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learners.noise import Generator, uniform
+
 
 def crop_windows(frames: Tensor, size: int, top: Tensor, left: Tensor) -> Tensor:
     """Cut one square per window, the same for all of its T steps.
@@ -24,10 +26,10 @@ def crop_windows(frames: Tensor, size: int, top: Tensor, left: Tensor) -> Tensor
     return squares[:, window, top, left]
 
 
-def random_crop(frames: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
+def random_crop(frames: Tensor, size: int, generator: Generator = None) -> Tensor:
     """Return one uniformly placed crop per window (T, B, size, size, C)."""
     batch, height, width = frames.shape[1:4]
-    draws = torch.rand(2, batch, generator=generator, device=frames.device)
+    draws = uniform((2, batch), generator, frames.device)
     top = (draws[0] * (height - size + 1)).long()
     left = (draws[1] * (width - size + 1)).long()
     return crop_windows(frames, size, top, left)

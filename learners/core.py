@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from learners.augment import centre_crop, to_pixels
 from learners.behaviors.sac import SoftActorCritic
+from learners.collective import ALONE, Collective
 from learners.models.rssm import States
 from learners.models.world_model import WorldModel
+from learners.noise import Generator
 from learners.objectives.contrastive import contrastive_loss
 from learners.objectives.divergence import balanced_kl
 from learners.objectives.prediction import inverse_dynamics_loss, reward_prediction_loss
@@ -73,14 +76,16 @@ class CoReAgent(nn.Module):
         self,
         pixels: Tensor,
         actions: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         proprioception: Tensor | None = None,
     ) -> tuple[Tensor, States]:
         """Encode crops (T, B, 3, S, S), with proprioception (T, B, P) where the agent has it, and
         filter them: features x (T, B, F) and states.
         """
-        features = self.model.encode(pixels, proprioception)
-        return features, self.model.rssm.observe(features, actions, generator)
+        with record_function("phase/encode"):
+            features = self.model.encode(pixels, proprioception)
+        with record_function("phase/filter"):
+            return features, self.model.rssm.observe(features, actions, generator)
 
     def model_loss(
         self,
@@ -88,7 +93,8 @@ class CoReAgent(nn.Module):
         states: States,
         actions: Tensor,
         rewards: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
+        learners: Collective = ALONE,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return J_M = L_c + beta L_KL + alpha_r L_r + alpha_a L_a (paper section 2.2).
 
@@ -101,6 +107,7 @@ class CoReAgent(nn.Module):
             actions: a (T, B, A), a_t taken on o_t.
             rewards: r (T, B), r_t earned by a_t.
             generator: Source of the prior's noise.
+            learners: Those that share the batch, if `objective.gather_negatives`.
         """
         weights = self.objective
         posterior = states.posterior[1:]
@@ -113,6 +120,7 @@ class CoReAgent(nn.Module):
             F.softplus(self.model.inverse_temperature),
             negatives=weights.negatives,
             reduction=weights.contrastive_reduction,
+            learners=learners if weights.gather_negatives else ALONE,
         )
         divergence, divergence_metrics = balanced_kl(
             posterior, prior, balance=weights.kl_balance, free_nats=weights.free_nats
@@ -159,7 +167,7 @@ class CoReAgent(nn.Module):
         state: ActingState,
         is_first: np.ndarray,
         explore: bool,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> tuple[np.ndarray, ActingState]:
         """Filter one more observation of every environment and choose its action.
 

@@ -57,6 +57,8 @@ class ObjectiveSettings:
     decode_from: str = "prior"  # state that predicts the features: "prior" (paper) or "posterior"
     contrastive_reduction: str = "mean"  # "mean": halved means (code); "sum": Eq. 1 as printed
     negatives: str = "all"  # "all", "same_sequence" or "other_sequences"
+    # with several learners: the steps of all of them are negatives, or of each only its own
+    gather_negatives: bool = True
     reward_loss: str = "huber"  # "huber" (code) or "squared" (paper)
     inverse_temperature_init: float = 1.0  # before the softplus: lambda starts at 1.3133
     critic_gradient_to_model: bool = True  # the Bellman error (Eq. 3) also trains the model
@@ -111,4 +113,5 @@ class LearnerSettings:
     device: str = "auto"  # "auto", "cpu" or "cuda"
     precision: str = "auto"  # of the pixel encoder: "auto", "float32" or "bfloat16"
     torch_threads: int = 1  # threads of the learner process on a CPU
-    count: int = 1  # learner processes; 0 keeps the learner in the driver
+    # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
+    count: int = 1

@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from learners.augment import centre_crop, random_crop, to_pixels
 from learners.behaviors.sac import CriticLoss
+from learners.collective import ALONE, Collective
 from learners.core import CoReAgent
 from learners.device import choose_precision
 from learners.models.rssm import States
+from learners.noise import Generator, SharedGenerator
 from learners.settings import UPDATE_ORDERS, BehaviorSettings, LearnerSettings, ObjectiveSettings
 
 _ADAM_EPS = 1e-8
@@ -55,6 +58,9 @@ class CoReUpdate:
         device: Where batches are moved to.
         seed: Seeds crops and every noise of the update; a repeated run repeats bit for bit on a
             CPU with the same number of threads.
+        learners: Those that share every batch, each with an equal part of its windows; they must
+            begin with equal weights and seeds. Together they make the update that one would make
+            with the whole batch.
 
     Raises:
         ValueError: `learner.update_order` is unknown.
@@ -68,6 +74,7 @@ class CoReUpdate:
         behavior: BehaviorSettings,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        learners: Collective = ALONE,
     ) -> None:
         if learner.update_order not in UPDATE_ORDERS:
             raise ValueError(
@@ -80,7 +87,11 @@ class CoReUpdate:
         self.device = torch.device(device)
         agent.model.encoder.precision = choose_precision(learner.precision, self.device)
         self.seed = seed
+        self.learners = learners
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._noise: Generator = self.generator
+        if learners.size > 1:
+            self._noise = SharedGenerator(self.generator, learners.rank, learners.size)
         self.updates = 0
         self._sums: dict[str, Tensor] = {}
         self._summed_updates = 0
@@ -173,68 +184,64 @@ class CoReUpdate:
     # Orders -------------------------------------------------------------------------------------
 
     def _sequential(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
-        features, states = self._observe(windows)
-        loss, metrics = self.agent.model_loss(
-            features, states, windows.actions, windows.rewards, self.generator
-        )
-        self._clear_gradients()
-        loss.backward()
+        states, loss, metrics = self._model_loss(windows)
+        self._backward(loss)
         self._clip_and_step("model", self._model_parameters, self.learner.model_clip, metrics)
 
         trains_model = self.objective.critic_gradient_to_model
         with torch.set_grad_enabled(trains_model):
             _, states = self._observe(windows)
-        critic = self._critic_step(states, windows)
+        critic = self._critic_loss(states.expected(), windows)
+        self._backward(critic.loss)
+        # Only the critics' own parameters are clipped; the model's share passes as it is.
+        parameters = self.agent.behavior.critics.parameters()
+        self._clip_and_step("critic", parameters, self.learner.critic_clip, metrics)
         metrics |= critic.metrics
         metrics |= self._behavior_step(states)
         return metrics, critic.priorities
 
     def _fused(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
         sac = self.agent.behavior
-        features, states = self._observe(windows)
-        loss, metrics = self.agent.model_loss(
-            features, states, windows.actions, windows.rewards, self.generator
-        )
+        states, loss, metrics = self._model_loss(windows)
         latent = states.expected()
         if not self.objective.critic_gradient_to_model:
             latent = latent.detach()
         critic = self._critic_loss(latent, windows)
-        self._clear_gradients()
-        (loss + critic.loss).backward()
+        self._backward(loss + critic.loss)
         self._clip_and_step("model", self._model_parameters, self.learner.model_clip, metrics)
         self._clip_and_step("critic", sac.critics.parameters(), self.learner.critic_clip, metrics)
         metrics |= critic.metrics
         metrics |= self._behavior_step(states)
         return metrics, critic.priorities
 
-    def _critic_step(self, states: States, windows: Windows) -> CriticLoss:
-        critic = self._critic_loss(states.expected(), windows)
-        self._clear_gradients()
-        critic.loss.backward()
-        # Only the critics' own parameters are clipped; the model's share passes as it is.
-        parameters = self.agent.behavior.critics.parameters()
-        self._clip_and_step("critic", parameters, self.learner.critic_clip, critic.metrics)
-        return critic
+    def _model_loss(self, windows: Windows) -> tuple[States, Tensor, dict[str, Tensor]]:
+        features, states = self._observe(windows)
+        with record_function("phase/losses"):
+            loss, metrics = self.agent.model_loss(
+                features, states, windows.actions, windows.rewards, self._noise, self.learners
+            )
+        return states, loss, metrics
 
     def _critic_loss(self, latent: Tensor, windows: Windows) -> CriticLoss:
-        critic = self.agent.behavior.critic_loss(
-            latent,
-            windows.actions,
-            windows.rewards,
-            windows.discounts,
-            self.generator,
-            windows.importance_weights,
-        )
+        with record_function("phase/losses"):
+            critic = self.agent.behavior.critic_loss(
+                latent,
+                windows.actions,
+                windows.rewards,
+                windows.discounts,
+                self._noise,
+                windows.importance_weights,
+                self.learners,
+            )
         critic.metrics["loss/critic"] = critic.loss.detach()
         return critic
 
     def _behavior_step(self, states: States) -> dict[str, Tensor]:
         sac = self.agent.behavior
         latent = states.expected()[:-1].detach()
-        actor_loss, alpha_loss, metrics = sac.actor_loss(latent, self.generator)
-        sac.actor.zero_grad(set_to_none=True)
-        sac.log_alpha.grad = None
-        (actor_loss + alpha_loss).backward()  # disjoint parameters: one pass serves both
+        with record_function("phase/losses"):
+            actor_loss, alpha_loss, metrics = sac.actor_loss(latent, self._noise)
+        self._backward(actor_loss + alpha_loss)  # disjoint parameters: one pass serves both
         self._clip_and_step("actor", sac.actor.parameters(), self.learner.actor_clip, metrics)
         self._clip_and_step("alpha", [sac.log_alpha], self.learner.alpha_clip, metrics)
         sac.clamp_temperature()
@@ -247,16 +254,17 @@ class CoReUpdate:
 
     def _observe(self, windows: Windows) -> tuple[Tensor, States]:
         return self.agent.observe(
-            windows.pixels, windows.actions, self.generator, windows.proprioception
+            windows.pixels, windows.actions, self._noise, windows.proprioception
         )
 
+    @record_function("phase/prepare")
     def _prepare(self, batch: Batch) -> Windows:
         def on_device(name: str) -> Tensor:
             return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
 
         frames, size = on_device("observation"), self.learner.crop_size
         if self.learner.random_crop:
-            crops = random_crop(frames, size, self.generator)
+            crops = random_crop(frames, size, self._noise)
         else:
             crops = centre_crop(frames, size)
         return Windows(
@@ -270,9 +278,13 @@ class CoReUpdate:
             ),
         )
 
-    def _clear_gradients(self) -> None:
+    def _backward(self, loss: Tensor) -> None:
         self.agent.zero_grad(set_to_none=True)
+        with record_function("phase/backward"):
+            loss.backward()
+            self.learners.average_gradients(self.agent.parameters())
 
+    @record_function("phase/optimize")
     def _clip_and_step(
         self,
         name: str,

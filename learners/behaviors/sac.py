@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from learners.collective import ALONE, Collective
 from learners.models.policy import Actor, TwinCritic
+from learners.noise import Generator
 from learners.settings import BehaviorSettings
 
 
@@ -54,8 +56,9 @@ class SoftActorCritic(nn.Module):
         actions: Tensor,
         rewards: Tensor,
         discounts: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         importance_weights: Tensor | None = None,
+        learners: Collective = ALONE,
     ) -> CriticLoss:
         """Return the Bellman error J_Q of both critics (Eq. 3, 4).
 
@@ -75,6 +78,8 @@ class SoftActorCritic(nn.Module):
             discounts: 1 except after a true termination (T, B).
             generator: Source of the next actions' noise.
             importance_weights: w (B,), at most 1; None where windows are not drawn by priority.
+            learners: Those that share the batch: the loss is scaled so that the mean over them is
+                that of the whole batch, also where their windows end differently.
         """
         with torch.no_grad():
             following = states[1:].detach()
@@ -85,7 +90,7 @@ class SoftActorCritic(nn.Module):
             targets = rewards + self.settings.discount * discounts * next_values
             counts = torch.ones_like(rewards)
             counts[-1] = (discounts[-1] == 0.0).float()
-            share = counts / counts.sum()
+            share = counts / learners.mean(counts.sum())
         values = self.critics(states, actions)  # (2, T, B)
         errors = values - targets  # (2, T, B)
         metrics = {
@@ -115,7 +120,7 @@ class SoftActorCritic(nn.Module):
         return mixed + self.settings.priority_epsilon  # (B,)
 
     def actor_loss(
-        self, states: Tensor, generator: torch.Generator | None = None
+        self, states: Tensor, generator: Generator = None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return J_pi (Eq. 5) on detached states (..., Ds + Dh), and the temperature's loss.
 

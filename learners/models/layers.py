@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from learners.noise import Generator, normal
+
 LOG_STD_BOUND = 10.0  # log standard deviations of latent states stay within +-10
 
 
@@ -99,11 +101,9 @@ class Gaussian:
         mean, log_std = parameters.chunk(2, -1)
         return cls(mean, log_std.clamp(-LOG_STD_BOUND, LOG_STD_BOUND))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Generator = None) -> Tensor:
         """Draw a reparameterised sample (..., Ds)."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = normal(self.mean.shape, generator, self.mean.device)
         return self.mean + self.log_std.exp() * noise
 
     def detach(self) -> Gaussian:

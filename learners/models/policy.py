@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from learners.models.layers import MLP, initialise
+from learners.noise import Generator, normal
 from learners.settings import BehaviorSettings
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -39,12 +40,10 @@ class Actor(nn.Module):
         """Return tanh(mean) (..., A)."""
         return torch.tanh(self.distribution(states)[0])
 
-    def sample(
-        self, states: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, states: Tensor, generator: Generator = None) -> tuple[Tensor, Tensor]:
         """Draw a reparameterised action (..., A) and its log-probability (...)."""
         mean, log_std = self.distribution(states)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = normal(mean.shape, generator, mean.device)
         unsquashed = mean + log_std.exp() * noise
         unsquashed = unsquashed.clamp(-_UNSQUASHED_BOUND, _UNSQUASHED_BOUND)
         return torch.tanh(unsquashed), tanh_gaussian_log_prob(unsquashed, mean, log_std)

@@ -19,6 +19,7 @@ from learners.models.layers import (
     initialise,
     without_affine_norm,
 )
+from learners.noise import Generator, normal
 from learners.settings import ModelSettings
 
 
@@ -87,9 +88,7 @@ class RSSM(nn.Module):
         """Return q(s_t | h_t, x_t) (..., Ds)."""
         return self.posterior_head(torch.cat([embedding, recurrent], -1))
 
-    def observe(
-        self, features: Tensor, actions: Tensor, generator: torch.Generator | None = None
-    ) -> States:
+    def observe(self, features: Tensor, actions: Tensor, generator: Generator = None) -> States:
         """Filter windows that all start from h_0 = 0.
 
         The first step has no previous action, so the transition is skipped there: its posterior
@@ -116,9 +115,7 @@ class RSSM(nn.Module):
         )  # (T-1, B, hidden)
         recurrent_weight = correction.entry.weight[:, observed_dims:].t()
         latent_weight = transition.entry.weight[:, : self.latent_dims].t()
-        noise = torch.randn(
-            (horizon, batch, self.latent_dims), generator=generator, device=features.device
-        )
+        noise = normal((horizon, batch, self.latent_dims), generator, features.device)
         recurrent = embeddings.new_zeros(batch, self.recurrent_dims)
         latent = embeddings.new_zeros(batch, self.latent_dims)
         recurrents, latents, means, log_stds = [], [], [], []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from learners.collective import ALONE, Collective
 from learners.settings import NEGATIVES, REDUCTIONS
 
 
@@ -16,6 +19,7 @@ def contrastive_loss(
     *,
     negatives: str = "all",
     reduction: str = "mean",
+    learners: Collective = ALONE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the symmetric InfoNCE loss between features and their predictions.
 
@@ -30,6 +34,8 @@ def contrastive_loss(
         negatives: "all" other steps of the batch; those of the "same_sequence" only; or those of
             "other_sequences" only.
         reduction: "mean" or "sum".
+        learners: Whose steps are negatives, too. The loss is that of this learner's rows and
+            columns, scaled so that the mean over the learners is the loss of the whole batch.
 
     Returns:
         The loss, and metrics: `contrastive/accuracy`, `contrastive/log_pairs` (the value of the
@@ -45,29 +51,35 @@ def contrastive_loss(
             f"objective.contrastive_reduction={reduction!r}: choose one of {REDUCTIONS}."
         )
     horizon, batch = features.shape[:2]
-    pairs = horizon * batch
-    scores = features.flatten(0, 1).float() @ predictions.flatten(0, 1).float().t()  # (N, N)
-    scores = scores * inverse_temperature.float()
+    own = features.flatten(0, 1).float()  # (n, F): n = T * B of this learner, N of all
+    own_predictions = predictions.flatten(0, 1).float()
+    temperature = inverse_temperature.float()
+    scores = own @ learners.gather(own_predictions).t() * temperature  # (n, N)
+    across = scores.t()
+    if learners.size > 1:
+        across = own_predictions @ learners.gather(own).t() * temperature  # (n, N)
+    pairs = scores.shape[1]
+    target = torch.arange(len(own), device=scores.device) + learners.rank * len(own)
     candidates = pairs
     if negatives != "all":
-        sequence = torch.arange(batch, device=scores.device).repeat(horizon)  # (N,)
-        same = sequence[:, None] == sequence[None, :]
+        every = torch.arange(learners.size * batch, device=scores.device).view(-1, 1, batch)
+        sequence = every.expand(-1, horizon, -1).flatten()  # (N,)
+        same = sequence[target][:, None] == sequence[None, :]
         if negatives == "same_sequence":
             excluded, candidates = ~same, horizon
         else:
-            own = torch.eye(pairs, dtype=torch.bool, device=scores.device)
-            excluded, candidates = same & ~own, pairs - horizon + 1
+            itself = target[:, None] == torch.arange(pairs, device=scores.device)[None, :]
+            excluded, candidates = same & ~itself, pairs - horizon + 1
         scores = scores.masked_fill(excluded, float("-inf"))
-    target = torch.arange(pairs, device=scores.device)
+        across = across.masked_fill(excluded, float("-inf"))
     over_columns = F.cross_entropy(scores, target, reduction=reduction)
-    over_rows = F.cross_entropy(scores.t(), target, reduction=reduction)
+    over_rows = F.cross_entropy(across, target, reduction=reduction)
     loss = over_columns + over_rows
-    if reduction == "mean":
-        loss = 0.5 * loss
+    loss = 0.5 * loss if reduction == "mean" else loss * learners.size
     with torch.no_grad():
         metrics = {
             "contrastive/accuracy": (scores.argmax(-1) == target).float().mean(),
-            "contrastive/log_pairs": torch.tensor(float(candidates)).log(),
+            "contrastive/log_pairs": scores.new_full((), math.log(candidates)),
             "contrastive/inverse_temperature": inverse_temperature.detach(),
         }
     return loss, metrics
