@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from learners.conductor import Conductor, Order
 from learners.feed import Arrays, Batch, BatchFeed
 from learners.prefetch import NoBatch
 from learners.priorities import PriorityReturn
@@ -31,6 +32,8 @@ from replay.service import ReplayService
 
 CORE = "core"  # key of optimisers, counters and random states in the learner's state
 PUBLISH_TIMEOUT_S = 60.0
+FOLLOW_TIMEOUT_S = 240.0  # for a batch, when the first learner has its own
+EXCHANGE_TIMEOUT_S = 300.0  # of gradients between learners; above the wait for a batch
 COUNT_EVERY_S = 0.25  # how often the hub hears how many updates were made
 
 IMPORTANCE = "importance_weights"  # the field of a batch that does not come from stored steps
@@ -54,6 +57,10 @@ class CoReLearner(TorchLearner):
         torch.manual_seed(seed_for(plane["seed"], "learner", "weights"))
         super().build()
         self._agent = self.module[DEFAULT_MODULE_ID].unwrapped().agent
+        self._conductor = Conductor(
+            max(1, self.config.num_learners), self._follow, EXCHANGE_TIMEOUT_S
+        )
+        self._conductor.collective.broadcast(self._agent.state_dict().values())
         self._core = CoReUpdate(
             self._agent,
             settings,
@@ -61,6 +68,7 @@ class CoReLearner(TorchLearner):
             plane["behavior"],
             device=self._device,
             seed=seed_for(plane["seed"], "learner", "updates"),
+            learners=self._conductor.collective,
         )
         self._service: ReplayService | None = None
         self._feed: BatchFeed[Drawn] | None = None
@@ -77,10 +85,11 @@ class CoReLearner(TorchLearner):
 
     def update(
         self, *, seconds: float = 2.0, updates: int | None = None, **_: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
         """Runs updates for `seconds`, or exactly `updates` of them in lock step.
 
-        In lock step nothing is drawn ahead of use, and the weights are at the hub on return.
+        In lock step nothing is drawn ahead of use, and the weights are at the hub on return. Of
+        several learners the first is to be asked: it takes the others along. They return None.
 
         Returns:
             `updates` (of the whole run), `new_updates`, `metrics` (losses; means since they were
@@ -93,6 +102,9 @@ class CoReLearner(TorchLearner):
             TimeoutError: in lock step, no batch within `replay.timeout_s`.
             ReplayError: a shard is gone for good.
         """
+        if not self._conductor.leads:
+            self._conductor.check()
+            return None
         called = time.monotonic()
         last = called if self._slice_ended is None else self._slice_ended
         self._connect()
@@ -100,8 +112,8 @@ class CoReLearner(TorchLearner):
         waiting = None
         if updates is not None:
             for _number in range(updates):
-                self._step(*self._draw(), self._lock_step_priorities)
-                self._lock_step_priorities.flush()
+                self._conductor.tell(Order.STEP_AT_ONCE)
+                self._step_at_once()
             self._publish(wait=True)
         else:
             deadline = time.monotonic() + seconds
@@ -114,6 +126,7 @@ class CoReLearner(TorchLearner):
                     wait_s += time.monotonic() - begin
                     break
                 wait_s += time.monotonic() - begin
+                self._conductor.tell(Order.STEP)
                 self._step(batch, drawn, self._priorities)
                 self._tell_hub()
         self._take_hubs_answer()
@@ -137,15 +150,18 @@ class CoReLearner(TorchLearner):
 
         On return the hub holds the weights, so that no actor needs to step with others.
         """
-        self._connect()
-        self._close_feed()
-        self._publish(wait=True)
-        self._slice_ended = None
-        return self._core.updates
+        with self._conductor.at_rest():
+            self._connect()
+            self._close_feed()
+            if self._conductor.leads:
+                self._publish(wait=True)
+            self._slice_ended = None
+            return self._core.updates
 
     def shutdown(self) -> None:
         """Ends the thread that reads batches."""
-        self._close_feed()
+        with self._conductor.at_rest():
+            self._close_feed()
 
     # State --------------------------------------------------------------------------------------
 
@@ -171,11 +187,12 @@ class CoReLearner(TorchLearner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues from `get_state`."""
-        super().set_state(state)
-        if CORE in state:
-            core = dict(state[CORE])
-            torch.set_rng_state(core.pop("torch"))
-            self._core.load_state_dict(core)
+        with self._conductor.at_rest():
+            super().set_state(state)
+            if CORE in state:
+                core = dict(state[CORE])
+                torch.set_rng_state(core.pop("torch"))
+                self._core.load_state_dict(core)
 
     # RLlib's own optimisation, not used ---------------------------------------------------------
 
@@ -197,6 +214,22 @@ class CoReLearner(TorchLearner):
             # The next draw is to know of these.
             update = partial(self._reader.update_priorities, wait=True)
             self._lock_step_priorities = PriorityReturn(update)
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leaves the module as it is: `CoReUpdate` averages gradients itself, once per backward."""
+
+    def _follow(self, order: Order) -> None:
+        """Takes part in an update of the first learner's."""
+        self._connect()
+        if order is Order.STEP_AT_ONCE:
+            self._step_at_once()
+        else:
+            batch, drawn = self._batches().get(FOLLOW_TIMEOUT_S)
+            self._step(batch, drawn, self._priorities)
+
+    def _step_at_once(self) -> None:
+        self._step(*self._draw(), self._lock_step_priorities)
+        self._lock_step_priorities.flush()
 
     def _step(self, batch: Batch, drawn: Drawn, back: PriorityReturn[Drawn]) -> None:
         priorities = self._core.step(batch)

@@ -342,19 +342,21 @@ class CoRe(Checkpointed, Algorithm):
             self._learn(seconds=LOCAL_LEARNER_SLICE_S)
             return
         answers = self.learner_group.update(
-            training_data=TrainingData(batch_refs=[self._token]),
+            training_data=TrainingData(batch_refs=[self._token] * len(self.learner_group)),
             async_update=True,
             seconds=LEARNER_SLICE_S,
         )
         for report in answers:
-            self._take_learner(report)
+            if report is not None:  # one of those that follow the first
+                self._take_learner(report)
 
     def _learn(self, **arguments: Any) -> None:
         """Has the learner run one slice and waits for it."""
         results = self.learner_group.foreach_learner(
             lambda learner: learner.update(**arguments), timeout_seconds=self._watch.patience_s
         )
-        reports = answers(results)
+        # One of them: others follow the first and have nothing to report.
+        reports = [report for report in answers(results) if report is not None]
         if not reports:
             raise TimeoutError(f"The learner did not answer within {self._watch.patience_s:.0f} s.")
         self._take_learner(reports[0])

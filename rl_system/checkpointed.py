@@ -161,7 +161,8 @@ def come_to_rest(
                 take_actor(report)
         if manager is not None:
             for report in answers(manager.fetch_ready_async_reqs(timeout_seconds=0.5)):
-                take_learner(report)
+                if report is not None:  # one of those that follow the first
+                    take_learner(report)
         at_work = actors.num_in_flight_async_reqs()
         at_work += 0 if manager is None else manager.num_outstanding_async_reqs()
         if not at_work:

@@ -110,11 +110,6 @@ def shard_nodes(settings: Settings) -> list[str] | None:
 
 def check_supported(settings: Settings) -> None:
     """Raises SettingsError for what one run cannot do."""
-    if settings.learner.count > 1:
-        raise SettingsError(
-            f"learner.count is {settings.learner.count}: several learner processes are not built "
-            "yet, use 1 (or 0 to learn inside the driver)."
-        )
     if settings.learner.device == "cuda" and not _has_gpu():
         where = "Ray's cluster has none" if ray.is_initialized() else "torch sees none here"
         raise SettingsError(

@@ -138,7 +138,7 @@ class Settings:
             # In lock step the conductor keeps the ratio itself.
             samples_per_insert=None if self.run.deterministic else self.samples_per_insert,
             batch_length=learner.sequence_length,
-            batch_size=learner.batch_size,
+            batch_size=learner.batch_size // max(1, learner.count),  # each has its part
             readers=max(1, learner.count),
             writers=actors.count,
             environments_per_writer=actors.environments_per_actor,
@@ -288,6 +288,11 @@ class Settings:
             problems.append(
                 "run.deterministic=true goes on exactly where it was, which replay.checkpoint=none "
                 "cannot: set replay.checkpoint=reference."
+            )
+        if self.run.deterministic and learner.count > 1:
+            problems.append(
+                f"run.deterministic=true repeats a run only with one learner, and learner.count is "
+                f"{learner.count}: set it to 1."
             )
         if self.run.deterministic and (
             self.actors.count != 1 or self.actors.environments_per_actor != 1

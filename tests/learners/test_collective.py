@@ -1,0 +1,153 @@
+"""Several learners, each with a part of every batch, are the one that has the whole."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from learners.collective import Collective
+from learners.conductor import Conductor, Order
+from learners.core import CoReAgent
+from learners.noise import SharedGenerator, normal, uniform
+from learners.settings import ObjectiveSettings
+from learners.update import CoReUpdate
+from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL, replace
+
+LEARNERS, WINDOWS, STEPS, UPDATES = 2, 6, 5, 3
+Weights = dict[str, torch.Tensor]
+
+CASES = {
+    "sequential": ("sequential", ObjectiveSettings()),
+    "fused": ("fused", ObjectiveSettings()),
+    "same sequence": ("fused", ObjectiveSettings(negatives="same_sequence")),
+    "other sequences": ("sequential", ObjectiveSettings(negatives="other_sequences")),
+    "own negatives": ("fused", ObjectiveSettings(gather_negatives=False)),
+    "sums": ("fused", ObjectiveSettings(contrastive_reduction="sum", contrastive_scale=0.01)),
+}
+
+
+def whole_batch() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(3)
+    shape = (STEPS, WINDOWS)
+    discount = np.ones(shape, np.float32)
+    discount[-1, 0] = 0.0  # one learner has a true termination, the other has not
+    return {
+        "observation": random.integers(0, 256, (*shape, 20, 20, 3), dtype=np.uint8),
+        "action": random.uniform(-1, 1, (*shape, ACTION_DIMS)).astype(np.float32),
+        "reward": random.uniform(0, 1, shape).astype(np.float32),
+        "discount": discount,
+        "importance_weights": random.uniform(0.2, 1.0, WINDOWS).astype(np.float32),
+    }
+
+
+def part_of(batch: dict[str, np.ndarray], rank: int) -> dict[str, np.ndarray]:
+    each = WINDOWS // LEARNERS
+    mine = slice(rank * each, (rank + 1) * each)
+    return {n: a[mine] if n == "importance_weights" else a[:, mine] for n, a in batch.items()}
+
+
+def make_update(order: str, objective: ObjectiveSettings, learners: Collective) -> CoReUpdate:
+    torch.manual_seed(learners.rank)  # weights differ until they are given to all
+    settings = replace(LEARNER, update_order=order, precision="float32")
+    agent = CoReAgent(MODEL, objective, BEHAVIOR, settings, ACTION_DIMS)
+    learners.broadcast(agent.state_dict().values())
+    return CoReUpdate(agent, settings, objective, BEHAVIOR, seed=7, learners=learners)
+
+
+def learn(rank: int, store: str, out: str) -> None:
+    """One of the learners: runs every case on its part and leaves its weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=LEARNERS,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    found = {}
+    for name, (order, objective) in CASES.items():
+        update = make_update(order, objective, Collective(dist.group.WORLD))
+        priorities = [update.step(part_of(whole_batch(), rank)) for _ in range(UPDATES)]
+        found[name] = (update.agent.state_dict(), priorities[0], update.metrics())
+    torch.save(found, f"{out}-{rank}")
+    follow(rank)
+    dist.destroy_process_group()
+
+
+def follow(rank: int) -> None:
+    """The first learner's orders reach the second in order, which rests in between."""
+    seen: list[Order] = []
+    conductor = Conductor(LEARNERS, seen.append, timeout_s=30.0)
+    assert conductor.leads == (rank == 0)
+    orders = [Order.STEP, Order.STEP_AT_ONCE, Order.STEP]
+    if conductor.leads:
+        for order in orders:
+            conductor.tell(order)
+    dist.barrier()
+    if not conductor.leads:
+        deadline = datetime.datetime.now() + datetime.timedelta(seconds=30)
+        while len(seen) < len(orders) and datetime.datetime.now() < deadline:
+            dist.get_rank()
+        with conductor.at_rest():
+            assert seen == orders
+        conductor.check()
+    conductor.close()
+    conductor.close()
+    dist.barrier()
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder: Path = tmp_path_factory.mktemp("learners")
+    mp.spawn(learn, (str(folder / "store"), str(folder / "out")), nprocs=LEARNERS)
+    return [torch.load(folder / f"out-{rank}") for rank in range(LEARNERS)]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "own negatives"])
+def test_learners_with_parts_of_a_batch_make_the_update_of_one_with_the_whole(learned, case):
+    alone = make_update(*CASES[case], Collective())
+    begun = {name: value.clone() for name, value in alone.agent.state_dict().items()}
+    priorities = [alone.step(whole_batch()) for _ in range(UPDATES)]
+    for name, value in alone.agent.state_dict().items():
+        moved = (value - begun[name]).norm()
+        for each in learned:
+            weights = each[case][0]
+            assert (weights[name] - value).norm() <= 1e-3 * moved + 1e-7, name
+    together = torch.cat([each[case][1] for each in learned])
+    torch.testing.assert_close(together, priorities[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_learners_hold_the_same_weights_bit_for_bit(learned, case):
+    first, second = (each[case][0] for each in learned)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_negatives_are_those_of_all_learners_or_of_each_its_own(learned):
+    pairs = (STEPS - 1) * WINDOWS
+    for each in learned:
+        assert each["fused"][2]["contrastive/log_pairs"] == pytest.approx(np.log(pairs))
+        own = each["own negatives"][2]["contrastive/log_pairs"]
+        assert own == pytest.approx(np.log(pairs / LEARNERS))
+    first, second = (each["own negatives"][0] for each in learned)
+    gathered = learned[0]["fused"][0]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["model.decoder.0.weight"], gathered["model.decoder.0.weight"])
+
+
+def test_learners_draw_together_what_one_draws_alone():
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(1)
+
+    device = torch.device("cpu")
+    for draw, shape in ((normal, (5, 6, 3)), (uniform, (2, 6))):
+        alone = draw(shape, generator(), device)
+        half = (shape[0], 3, *shape[2:])
+        parts = [draw(half, SharedGenerator(generator(), part, 2), device) for part in range(2)]
+        assert torch.equal(torch.cat(parts, 1), alone)
