@@ -24,8 +24,8 @@ class Module(Protocol):
         """See `actors.worker.Policy`."""
         ...
 
-    def load_acting_state_dict(self, weights: dict[str, Any], /) -> None:
-        """Replaces the weights."""
+    def load_weights(self, weights: Any, /) -> None:
+        """Replaces the weights by those that the feed gave, which are only read."""
         ...
 
 
@@ -34,11 +34,11 @@ class Feed(Protocol):
 
     learner_updates: int | None
 
-    def poll(self) -> tuple[int, dict[str, Any]] | None:
+    def poll(self) -> tuple[int, Any] | None:
         """Takes one step towards newer weights without waiting."""
         ...
 
-    def wait(self, timeout_s: float, /) -> tuple[int, dict[str, Any]] | None:
+    def wait(self, timeout_s: float, /) -> tuple[int, Any] | None:
         """Waits for the newest weights."""
         ...
 
@@ -146,11 +146,11 @@ class FollowingPolicy:
         ages, self._ages = self._ages, {"agent_steps": 0, "sum": 0.0, "max": 0.0}
         return ages
 
-    def _take(self, found: tuple[int, dict[str, Any]] | None) -> None:
+    def _take(self, found: tuple[int, Any] | None) -> None:
         self._close_interval()
         if found is not None:
             updates, weights = found
-            self._module.load_acting_state_dict(weights)
+            self._module.load_weights(weights)
             self.updates = updates
 
     def _close_interval(self) -> None:

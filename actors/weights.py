@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 logger = logging.getLogger(__name__)
 
-Weights = dict[str, Any]  # parameter name -> array
+Weights = Any  # what was published, arrays in it where the object store has them: not to be changed
 
 
 class WeightFeed:

@@ -24,6 +24,7 @@ from learners.objectives.contrastive import contrastive_loss
 from learners.objectives.divergence import balanced_kl
 from learners.objectives.prediction import inverse_dynamics_loss, reward_prediction_loss
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
+from learners.weights import FlatWeights
 
 ActingState = dict[str, Tensor]
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -208,7 +209,17 @@ class CoReAgent(nn.Module):
         """Return copies of the weights that acting needs, by parameter name."""
         return {
             name: value.detach().cpu().numpy().copy()
-            for name, value in self.state_dict().items()
+            for name, value in self._acting_tensors().items()
+        }
+
+    def acting_weights(self) -> FlatWeights:
+        """Return the same weights where they are, to be published from here or replaced here."""
+        return FlatWeights(self._acting_tensors())
+
+    def _acting_tensors(self) -> dict[str, Tensor]:
+        return {
+            name: value
+            for name, value in self.state_dict(keep_vars=True).items()
             if name.startswith(_ACTING_PARTS) and not name.startswith(_NOT_ACTING)
         }
 

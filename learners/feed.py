@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ Arrays = dict[str, np.ndarray]
 Batch = dict[str, Tensor]
 Origin = TypeVar("Origin")
 Read = Callable[[Arrays, float], Origin]
+ReadOnDevice = Callable[[Batch, float], Origin]
 
 _PINNED_BATCHES = 2  # one is filled while the other is copied to the GPU
 
@@ -29,7 +31,8 @@ class BatchFeed(Generic[Origin]):
 
     On a CPU the batches are the memory that `read` fills. On a GPU `read` fills pinned memory, a
     stream of its own copies from there to the device while updates run, and the calling thread
-    waits for neither: order is kept between streams, by events.
+    waits for neither: order is kept between streams, by events. With `on_device`, `read` is given
+    the batch on the device instead, and fills it by work on the current stream.
 
     Args:
         read: Fills the arrays that it is given and returns where their content is from; raises
@@ -40,24 +43,32 @@ class BatchFeed(Generic[Origin]):
         depth: Batches held ready, 1 or more.
         wait_s: Seconds that `read` is given each time. `close` may take that long.
         idle: Called by the thread again and again while it has nothing to read.
+        on_device: Whether `read` takes tensors on the device in place of arrays.
     """
 
     def __init__(
         self,
-        read: Read[Origin],
+        read: Read[Origin] | ReadOnDevice[Origin],
         empty: Callable[[], Arrays],
         device: torch.device,
         depth: int,
         *,
         wait_s: float = 0.5,
         idle: Callable[[], None] | None = None,
+        on_device: bool = False,
     ) -> None:
-        self._read = read
-        self._upload = _Upload(empty, device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if on_device:
+            self._read = cast(ReadOnDevice[Origin], read)
+        elif self._stream is None:
+            self._read = partial(_read_in_place, cast(Read[Origin], read))
+        else:
+            self._read = _Upload(cast(Read[Origin], read), empty)
         self._free: deque[_Slot] = deque()
         for _ in range(depth + 2):
-            upload = self._upload
-            self._free.append(_HostSlot(empty()) if upload is None else _DeviceSlot(upload))
+            batch = {name: torch.from_numpy(a).to(device) for name, a in empty().items()}
+            stream = self._stream
+            self._free.append(_HostSlot(batch) if stream is None else _DeviceSlot(batch, stream))
         self._in_use: _Slot | None = None
         self._prefetcher: Prefetcher[tuple[_Slot, Origin]] = Prefetcher(
             self._fill, depth, wait_s=wait_s, idle=idle
@@ -88,8 +99,8 @@ class BatchFeed(Generic[Origin]):
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread and drop what is ready; see `Prefetcher.close`."""
         self._prefetcher.close(timeout_s)
-        if self._upload is not None:  # its targets' memory may be used by others from here on
-            self._upload.stream.synchronize()
+        if self._stream is not None:  # its targets' memory may be used by others from here on
+            self._stream.synchronize()
 
     def _fill(self, wait_s: float) -> tuple[_Slot, Origin]:
         # Never empty: at most `depth` are ready and one in use while the thread holds none.
@@ -104,7 +115,7 @@ class BatchFeed(Generic[Origin]):
 class _Slot(Protocol):
     """The memory of one batch."""
 
-    def fill(self, read: Read[Origin], timeout_s: float) -> Origin:
+    def fill(self, read: ReadOnDevice[Origin], timeout_s: float) -> Origin:
         """Read a batch into it. In the feed's thread."""
 
     def take(self) -> Batch:
@@ -117,12 +128,11 @@ class _Slot(Protocol):
 class _HostSlot:
     """A batch in plain memory."""
 
-    def __init__(self, arrays: Arrays) -> None:
-        self._arrays = arrays
-        self._batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
 
-    def fill(self, read: Read[Origin], timeout_s: float) -> Origin:
-        return read(self._arrays, timeout_s)
+    def fill(self, read: ReadOnDevice[Origin], timeout_s: float) -> Origin:
+        return read(self._batch, timeout_s)
 
     def take(self) -> Batch:
         return self._batch
@@ -132,62 +142,52 @@ class _HostSlot:
 
 
 class _DeviceSlot:
-    """A batch on a GPU."""
+    """A batch on a GPU, filled on `stream`."""
 
-    def __init__(self, upload: _Upload) -> None:
-        self._upload = upload
-        self._batch = upload.empty_on_device()
+    def __init__(self, batch: Batch, stream: torch.cuda.Stream) -> None:
+        self._batch = batch
+        self._stream = stream
         self._filled = torch.cuda.Event()
         self._given_back = torch.cuda.Event()
         self.give_back()  # the allocator may have taken the memory from work not yet done
 
-    def fill(self, read: Read[Origin], timeout_s: float) -> Origin:
-        return self._upload.fill(read, timeout_s, self._batch, self._given_back, self._filled)
+    def fill(self, read: ReadOnDevice[Origin], timeout_s: float) -> Origin:
+        with torch.cuda.stream(self._stream):
+            self._given_back.wait(self._stream)
+            origin = read(self._batch, timeout_s)
+            self._filled.record(self._stream)
+        return origin
 
     def take(self) -> Batch:
-        self._filled.wait(torch.cuda.current_stream(self._upload.device))
+        self._filled.wait(torch.cuda.current_stream(self._stream.device))
         return self._batch
 
     def give_back(self) -> None:
-        self._given_back.record(torch.cuda.current_stream(self._upload.device))
+        self._given_back.record(torch.cuda.current_stream(self._stream.device))
 
 
-class _Upload:
-    """Pinned batches, filled in turn, and the stream that copies them to a GPU."""
+def _read_in_place(read: Read[Origin], batch: Batch, timeout_s: float) -> Origin:
+    """Read into a batch in plain memory."""
+    return read({name: value.numpy() for name, value in batch.items()}, timeout_s)
 
-    def __init__(self, empty: Callable[[], Arrays], device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device)
+
+class _Upload(Generic[Origin]):
+    """Reads into pinned batches in turn and copies them to the device, on the current stream."""
+
+    def __init__(self, read: Read[Origin], empty: Callable[[], Arrays]) -> None:
+        self._read = read
         # Each with the event behind the last copy from it.
         self._pinned: deque[tuple[Batch, torch.cuda.Event]] = deque()
         for _ in range(_PINNED_BATCHES):
             batch = {name: torch.from_numpy(a).pin_memory() for name, a in empty().items()}
             self._pinned.append((batch, torch.cuda.Event()))
 
-    def empty_on_device(self) -> Batch:
-        """Return an unset batch on the GPU."""
-        batch, _ = self._pinned[0]
-        return {name: torch.empty_like(value, device=self.device) for name, value in batch.items()}
-
-    def fill(
-        self,
-        read: Read[Origin],
-        timeout_s: float,
-        batch: Batch,
-        given_back: torch.cuda.Event,
-        filled: torch.cuda.Event,
-    ) -> Origin:
-        """Read into pinned memory and enqueue the copy to `batch`, to begin after `given_back`;
-        `filled` is recorded behind it.
-        """
+    def __call__(self, batch: Batch, timeout_s: float) -> Origin:
         pinned, copied = self._pinned[0]
         copied.synchronize()
-        origin = read({name: value.numpy() for name, value in pinned.items()}, timeout_s)
-        with torch.cuda.stream(self.stream):
-            given_back.wait(self.stream)
-            for name, value in pinned.items():
-                batch[name].copy_(value, non_blocking=True)
-            copied.record(self.stream)
-            filled.record(self.stream)
+        origin = _read_in_place(self._read, pinned, timeout_s)
+        for name, value in pinned.items():
+            batch[name].copy_(value, non_blocking=True)
+        copied.record()
         self._pinned.rotate(-1)
         return origin

@@ -7,7 +7,6 @@ queued, so the learner never waits for the driver.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection
 from functools import partial
@@ -20,11 +19,15 @@ from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from learners.allocator import keep_freed_memory
 from learners.conductor import Conductor, Order
 from learners.feed import Arrays, Batch, BatchFeed
+from learners.mirror import ReplayMirror
 from learners.prefetch import NoBatch
 from learners.priorities import PriorityReturn
-from learners.update import CoReUpdate
+from learners.publisher import WeightPublisher
+from learners.update import IMPORTANCE, CoReUpdate
+from learners.weights import Published
 from replay.placement import NAMESPACE
 from replay.reader import Drawn, ReplayReader
 from replay.seeds import seed_for
@@ -34,11 +37,7 @@ CORE = "core"  # key of optimisers, counters and random states in the learner's 
 PUBLISH_TIMEOUT_S = 60.0
 FOLLOW_TIMEOUT_S = 240.0  # for a batch, when the first learner has its own
 EXCHANGE_TIMEOUT_S = 300.0  # of gradients between learners; above the wait for a batch
-COUNT_EVERY_S = 0.25  # how often the hub hears how many updates were made
-
-IMPORTANCE = "importance_weights"  # the field of a batch that does not come from stored steps
-
-logger = logging.getLogger(__name__)
+COUNT_EVERY_S = 0.1  # how often the hub hears how many updates were made
 
 
 class CoReLearner(TorchLearner):
@@ -54,6 +53,10 @@ class CoReLearner(TorchLearner):
         settings = plane["learner"]
         self._plane, self._settings = plane, settings
         torch.set_num_threads(settings.torch_threads)
+        on_cpu = not self.config.num_gpus_per_learner
+        # A learner inside the driver leaves the driver's memory as it is.
+        if on_cpu and settings.keep_freed_memory and self.config.num_learners:
+            keep_freed_memory()
         torch.manual_seed(seed_for(plane["seed"], "learner", "weights"))
         super().build()
         self._agent = self.module[DEFAULT_MODULE_ID].unwrapped().agent
@@ -73,10 +76,12 @@ class CoReLearner(TorchLearner):
         self._service: ReplayService | None = None
         self._feed: BatchFeed[Drawn] | None = None
         self._feed_reader: ReplayReader | None = None  # the feed's thread has it to itself
+        self._mirror: ReplayMirror | None = None  # the feed's
         self._drawn_arrays: Arrays | None = None  # of lock step
+        self._drawn_mirrored: tuple[ReplayMirror, Batch] | None = None  # of lock step
         self._hub: Any = None
-        self._publishing: tuple[Any, int] | None = None  # the hub's pending answer, and updates
-        self._published = -1  # updates behind the newest weights that the hub has taken
+        weights = self._agent.acting_weights()
+        self._publisher = WeightPublisher(weights, self._send_weights, retry_on=RayError)
         self._counted_at = 0.0
         self._measured_updates = 0
         self._slice_ended: float | None = None
@@ -114,7 +119,7 @@ class CoReLearner(TorchLearner):
             for _number in range(updates):
                 self._conductor.tell(Order.STEP_AT_ONCE)
                 self._step_at_once()
-            self._publish(wait=True)
+            self._publisher.publish(self._core.updates, PUBLISH_TIMEOUT_S)
         else:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
@@ -129,7 +134,7 @@ class CoReLearner(TorchLearner):
                 self._conductor.tell(Order.STEP)
                 self._step(batch, drawn, self._priorities)
                 self._tell_hub()
-        self._take_hubs_answer()
+        self._publisher.look()
         metrics = self._read_metrics(updates is not None)
         self._slice_ended = time.monotonic()
         return {
@@ -140,7 +145,7 @@ class CoReLearner(TorchLearner):
             "wall_s": self._slice_ended - last,
             "driver_wait_s": called - last,
             "waiting": waiting,
-            "published": self._published,
+            "published": self._publisher.published,
             "reader": self._reader_stats(),
         }
 
@@ -154,14 +159,15 @@ class CoReLearner(TorchLearner):
             self._connect()
             self._close_feed()
             if self._conductor.leads:
-                self._publish(wait=True)
+                self._publisher.publish(self._core.updates, PUBLISH_TIMEOUT_S)
             self._slice_ended = None
             return self._core.updates
 
     def shutdown(self) -> None:
-        """Ends the thread that reads batches."""
+        """Ends the threads that read batches and send weights."""
         with self._conductor.at_rest():
             self._close_feed()
+            self._publisher.close()
 
     # State --------------------------------------------------------------------------------------
 
@@ -239,13 +245,16 @@ class CoReLearner(TorchLearner):
     def _batches(self) -> BatchFeed[Drawn]:
         if self._feed is None:
             assert self._service is not None
-            self._feed_reader = self._service.reader()
+            mirrored = self._settings.mirror_replay
+            mirror = self._mirror = self._new_mirror() if mirrored else None
+            reader = self._feed_reader = self._service.reader()
             self._feed = BatchFeed(
-                partial(_draw_into, self._feed_reader),
+                partial(_draw_mirrored, reader, mirror) if mirror else partial(_draw_into, reader),
                 self._empty_batch,
                 self._device,
                 self._settings.prefetch_batches,
-                idle=self._feed_reader.let_go,
+                idle=reader.let_go,
+                on_device=mirrored,
             )
         return self._feed
 
@@ -255,12 +264,22 @@ class CoReLearner(TorchLearner):
             self._feed.close(timeout_s=30.0)
             self._feed_reader.close()
             self._feed = self._feed_reader = None
+            if self._mirror is not None:
+                self._mirror.close()
+                self._mirror = None
         if self._service is not None:
             self._priorities.clear()
             self._lock_step_priorities.clear()
 
     def _draw(self) -> tuple[Batch, Drawn]:
-        """Draws one batch now, and nothing ahead; the next call fills the same arrays."""
+        """Draws one batch now, and nothing ahead; the next call fills the same memory."""
+        if self._settings.mirror_replay:
+            if self._drawn_mirrored is None:
+                empty = self._empty_batch().items()
+                batch = {n: torch.from_numpy(a).to(self._device) for n, a in empty}
+                self._drawn_mirrored = self._new_mirror(), batch
+            mirror, batch = self._drawn_mirrored
+            return batch, _draw_mirrored(self._reader, mirror, batch)
         arrays = self._drawn_arrays = self._drawn_arrays or self._empty_batch()
         drawn = _draw_into(self._reader, arrays)
         # On a GPU a copy that is done on return, before the arrays can be filled again.
@@ -275,42 +294,39 @@ class CoReLearner(TorchLearner):
             arrays[IMPORTANCE] = np.empty(work.batch_size, np.float32)
         return arrays
 
+    def _new_mirror(self) -> ReplayMirror:
+        service = self._service
+        assert service is not None
+        work = service.workload
+        agent_steps = work.batch_length * work.batch_size
+        return ReplayMirror(
+            service.schema, service.settings, self._device, batch_agent_steps=agent_steps
+        )
+
     def _reader_stats(self) -> dict[str, float]:
-        return (self._reader if self._feed_reader is None else self._feed_reader).stats()
+        if self._feed_reader is not None:
+            reader, mirror = self._feed_reader, self._mirror
+        else:
+            reader, mirror = self._reader, self._drawn_mirrored and self._drawn_mirrored[0]
+        uploaded = {"uploaded_agent_steps": mirror.uploaded_agent_steps} if mirror else {}
+        return reader.stats() | uploaded
 
     def _tell_hub(self) -> None:
         """Hands weights or at least the count of updates to the hub, if due; never waits."""
-        self._take_hubs_answer()
-        due = self._core.updates - self._published >= self._settings.publish_updates
+        updates = self._core.updates
+        self._publisher.look()
+        if updates - self._publisher.published >= self._settings.publish_updates:
+            self._publisher.offer(updates)
         now = time.monotonic()
-        if due and self._publishing is None:
-            self._publish(wait=False)
-        elif now - self._counted_at >= COUNT_EVERY_S:
-            self._hub.count.remote(self._core.updates)
+        if now - self._counted_at >= COUNT_EVERY_S:
+            self._hub.count.remote(updates)
             self._counted_at = now
 
-    def _publish(self, wait: bool) -> None:
-        """Hands the acting weights to the hub; with `wait` it has them on return."""
-        updates = self._core.updates
-        answer = self._hub.publish.remote(updates, self._agent.acting_state_dict())
-        self._publishing = (answer, updates)
-        if wait:
-            ray.get(answer, timeout=PUBLISH_TIMEOUT_S)
-            self._take_hubs_answer()
-
-    def _take_hubs_answer(self) -> None:
-        if self._publishing is None:
-            return
-        answer, updates = self._publishing
-        ready, _ = ray.wait([answer], timeout=0)
-        if not ready:
-            return
-        self._publishing = None
-        try:
-            ray.get(answer)
-            self._published = updates
-        except RayError as error:
-            logger.warning("The hub did not take weights, they are published again: %s", error)
+    def _send_weights(self, updates: int, weights: Published) -> None:
+        """Has the hub keep weights; called by the publisher's thread."""
+        # Not by `ray.put` here: the weights would be gone with this process.
+        answer = self._hub.publish.remote(updates, weights, self._core.updates)
+        ray.get(answer, timeout=PUBLISH_TIMEOUT_S)
 
     def _read_metrics(self, now: bool) -> dict[str, float]:
         if not now and self._core.updates - self._measured_updates < self._settings.report_updates:
@@ -330,4 +346,14 @@ def _draw_into(reader: ReplayReader, arrays: Arrays, timeout_s: float | None = N
     _, drawn = reader.draw(steps, timeout_s)
     if IMPORTANCE in arrays:
         arrays[IMPORTANCE][...] = drawn.importance_weights
+    return drawn
+
+
+def _draw_mirrored(
+    reader: ReplayReader, mirror: ReplayMirror, batch: Batch, timeout_s: float | None = None
+) -> Drawn:
+    steps = {name: value for name, value in batch.items() if name != IMPORTANCE}
+    drawn = reader.draw_to(mirror.into(steps), timeout_s)
+    if drawn.importance_weights is not None and IMPORTANCE in batch:
+        mirror.upload(drawn.importance_weights, batch[IMPORTANCE])
     return drawn

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import gymnasium as gym
 import numpy as np
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from learners.core import ActingState, CoReAgent, Observation
+from learners.weights import Published
 
 
 class CoReModule(TorchRLModule):
@@ -46,6 +47,6 @@ class CoReModule(TorchRLModule):
         """See `CoReAgent.act`; noise comes from torch's global generator."""
         return self.agent.act(observation, state, is_first, explore)
 
-    def load_acting_state_dict(self, weights: dict[str, Any]) -> None:
-        """See `CoReAgent.load_acting_state_dict`."""
-        self.agent.load_acting_state_dict(weights)
+    def load_weights(self, published: Published) -> None:
+        """Replaces the weights that acting needs; see `FlatWeights.load`."""
+        self.agent.acting_weights().load(published)

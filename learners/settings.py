@@ -109,9 +109,18 @@ class LearnerSettings:
     alpha_clip: float = 1.0  # gradient-norm clip of the log temperature
     publish_updates: int = 50  # weights go to the hub after this many updates
     prefetch_batches: int = 3  # batches held ready beside the one in use
+    # keep replay in the device's memory too, where it fits: each step is uploaded once
+    mirror_replay: bool = False
     report_updates: int = 50  # losses are read back (one device sync) every so many updates
     device: str = "auto"  # "auto", "cpu" or "cuda"
     precision: str = "auto"  # of the pixel encoder: "auto", "float32" or "bfloat16"
+    # on a GPU: record the whole update once and replay it, so that its kernels start without gaps
+    cuda_graph: bool = True
+    # torch.compile of the recurrent step: fewer kernels on a GPU; slower on a CPU (docs/core.md)
+    compile_filter: bool = False
+    # on a CPU: the process keeps memory that it frees, for the next update (glibc); saves a quarter
+    # of the paper's update, and costs what the largest update takes
+    keep_freed_memory: bool = True
     torch_threads: int = 1  # threads of the learner process on a CPU
     # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
     count: int = 1

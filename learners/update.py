@@ -28,8 +28,11 @@ from learners.core import CoReAgent
 from learners.device import choose_precision
 from learners.models.rssm import States
 from learners.noise import Generator, SharedGenerator
+from learners.recording import RecordedStep, Step
 from learners.settings import UPDATE_ORDERS, BehaviorSettings, LearnerSettings, ObjectiveSettings
 
+IMPORTANCE = "importance_weights"  # the field of a batch that does not come from stored steps
+_METRICS, _PRIORITIES = "metrics", "priorities"
 _ADAM_EPS = 1e-8
 
 Batch = Mapping[str, np.ndarray | Tensor]
@@ -93,8 +96,15 @@ class CoReUpdate:
         if learners.size > 1:
             self._noise = SharedGenerator(self.generator, learners.rank, learners.size)
         self.updates = 0
-        self._sums: dict[str, Tensor] = {}
+        self._metric_names: list[str] = []  # of the values in `_sums`
+        self._sums: Tensor | None = None
         self._summed_updates = 0
+        self._recorded: Step = self._update
+        # Exchanges between learners stay out of a recording.
+        if self.device.type == "cuda" and learner.cuda_graph and learners.size == 1:
+            self._recorded = RecordedStep(self._update, self.generator)
+        if learner.compile_filter:
+            agent.model.rssm.compile_step()
 
         model, sac = agent.model, agent.behavior
         temperature = model.inverse_temperature
@@ -137,26 +147,21 @@ class CoReUpdate:
             The windows' new priorities, float32 (B,) on the device, from the TD errors of this
             update; None for a batch without importance weights.
         """
-        windows = self._prepare(batch)
-        if self.learner.update_order == "sequential":
-            metrics, priorities = self._sequential(windows)
-        else:
-            metrics, priorities = self._fused(windows)
+        results = self._recorded(self._on_device(batch))
         self.updates += 1
         self._summed_updates += 1
-        for name, value in metrics.items():
-            previous = self._sums.get(name)
-            self._sums[name] = value if previous is None else previous + value
-        return priorities
+        # Of a recorded update the next one overwrites the results.
+        values, priorities = results[_METRICS], results.get(_PRIORITIES)
+        self._sums = values.clone() if self._sums is None else self._sums.add_(values)
+        return None if priorities is None else priorities.clone()
 
     def metrics(self) -> dict[str, float]:
         """Return means over the updates since the last call; waits once for the device."""
-        if not self._summed_updates:
+        if self._sums is None:
             return {}
-        names = list(self._sums)
-        stacked = torch.stack([self._sums[name].float() for name in names]) / self._summed_updates
-        self._sums, self._summed_updates = {}, 0
-        return dict(zip(names, stacked.tolist(), strict=True))
+        means = (self._sums / self._summed_updates).tolist()
+        self._sums, self._summed_updates = None, 0
+        return dict(zip(self._metric_names, means, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimisers, update count and random state; the agent's weights are not in it.
@@ -175,6 +180,8 @@ class CoReUpdate:
         """Continue from `state_dict()`; on another kind of device the random state begins anew."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        if isinstance(self._recorded, RecordedStep):
+            self._recorded.forget()
         self.updates = int(state["updates"])
         if state["generator_device"] == self.device.type:
             self.generator.set_state(state["generator"])
@@ -182,6 +189,17 @@ class CoReUpdate:
             self.generator.manual_seed(self.seed + self.updates)
 
     # Orders -------------------------------------------------------------------------------------
+
+    def _update(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Make the update: all its work on the device, and nothing read back."""
+        windows = self._prepare(batch)
+        if self.learner.update_order == "sequential":
+            metrics, priorities = self._sequential(windows)
+        else:
+            metrics, priorities = self._fused(windows)
+        self._metric_names = list(metrics)
+        results = {_METRICS: torch.stack([value.float() for value in metrics.values()])}
+        return results if priorities is None else results | {_PRIORITIES: priorities}
 
     def _sequential(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
         states, loss, metrics = self._model_loss(windows)
@@ -257,25 +275,28 @@ class CoReUpdate:
             windows.pixels, windows.actions, self._noise, windows.proprioception
         )
 
-    @record_function("phase/prepare")
-    def _prepare(self, batch: Batch) -> Windows:
-        def on_device(name: str) -> Tensor:
-            return torch.as_tensor(batch[name]).to(self.device, non_blocking=True)
+    def _on_device(self, batch: Batch) -> dict[str, Tensor]:
+        names = ["observation", "action", "reward", "discount"]
+        names += ["proprioception"] if self.agent.proprioception_size else []
+        names += [IMPORTANCE] if IMPORTANCE in batch else []
+        return {
+            name: torch.as_tensor(batch[name]).to(self.device, non_blocking=True) for name in names
+        }
 
-        frames, size = on_device("observation"), self.learner.crop_size
+    @record_function("phase/prepare")
+    def _prepare(self, batch: Mapping[str, Tensor]) -> Windows:
+        frames, size = batch["observation"], self.learner.crop_size
         if self.learner.random_crop:
             crops = random_crop(frames, size, self._noise)
         else:
             crops = centre_crop(frames, size)
         return Windows(
             pixels=to_pixels(crops),
-            proprioception=on_device("proprioception") if self.agent.proprioception_size else None,
-            actions=on_device("action"),
-            rewards=on_device("reward") / self.reward_divisor,
-            discounts=on_device("discount"),
-            importance_weights=(
-                on_device("importance_weights") if "importance_weights" in batch else None
-            ),
+            proprioception=batch.get("proprioception"),
+            actions=batch["action"],
+            rewards=batch["reward"] / self.reward_divisor,
+            discounts=batch["discount"],
+            importance_weights=batch.get(IMPORTANCE),
         )
 
     def _backward(self, loss: Tensor) -> None:
@@ -323,4 +344,11 @@ def _groups(
 
 
 def _adam(groups: list[dict[str, Any]], beta1: float = 0.9) -> torch.optim.Adam:
-    return torch.optim.Adam(groups, betas=(beta1, 0.999), eps=_ADAM_EPS, fused=True)
+    device = next(iter(groups[0]["params"])).device
+    return torch.optim.Adam(
+        groups,
+        betas=(beta1, 0.999),
+        eps=_ADAM_EPS,
+        fused=True,
+        capturable=device.type == "cuda",  # counts its steps there, so that it can be recorded
+    )

@@ -25,6 +25,7 @@ from replay.schema import Batch, Schema
 from replay.server import Share
 from replay.settings import ReplaySettings
 from replay.shard import Request
+from replay.sink import ArraySink, Sink
 from replay.workload import shares
 
 ASK_WHY_TIMEOUT_S = 1.0  # past the deadline, for all shards together
@@ -53,12 +54,12 @@ class _Pending:
 class ReplayReader:
     """Draws (T, B) batches, a part of B from every shard, with several requests in flight.
 
-    Parts are put side by side on axis 1 in the order of shards, in new arrays that the caller owns
-    or in `out`. From a shard on this machine come only the places of the steps, and this process
-    copies them from the shard's memory straight into the batch; windows that were overwritten in
-    the meantime are noticed and drawn again. From other machines the steps come as one object per
-    batch and shard, which is copied and dropped at once. Not thread-safe: use it from one thread,
-    such as a prefetcher's.
+    Parts are put side by side on axis 1 in the order of shards, in new arrays that the caller owns,
+    in `out`, or in a `Sink`. From a shard on this machine come only the places of the steps, and
+    this process copies them from the shard's memory straight into the batch; windows that were
+    overwritten in the meantime are noticed and drawn again. From other machines the steps come as
+    one object per batch and shard, which is copied and dropped at once. Not thread-safe: use it
+    from one thread, such as a prefetcher's.
 
     Attributes:
         schema: Fields of a step.
@@ -122,12 +123,18 @@ class ReplayReader:
 
     def draw(self, out: Batch | None = None, timeout_s: float | None = None) -> tuple[Batch, Drawn]:
         """`read`, and where its sequences come from."""
-        while len(self._pending) < max(1, self.depth):
-            self.ask()
+        self._ask_ahead(1)
         received = self.receive(out, timeout_s)
-        while len(self._pending) < self.depth:
-            self.ask()
+        self._ask_ahead()
         return received
+
+    def draw_to(self, sink: Sink, timeout_s: float | None = None) -> Drawn:
+        """`draw`, with a sink in place of arrays."""
+        self._ask_ahead(1)
+        drawn = self._receive(sink, timeout_s)
+        self.forget()
+        self._ask_ahead()
+        return drawn
 
     def ask(self, sequences: int | None = None) -> None:
         """Asks for one batch more, of `sequences` windows (default: the reader's batch size)."""
@@ -146,26 +153,29 @@ class ReplayReader:
         """The batch asked for first. See `draw`. With `keep` it can be received again, until
         `forget`.
         """
+        if out is None:
+            out = self.schema.empty(self.window.length, sum(self._pending[0].sequences))
+        drawn = self._receive(ArraySink(out), timeout_s)
+        if not keep:
+            self.forget()
+        return out, drawn
+
+    def _receive(self, sink: Sink, timeout_s: float | None) -> Drawn:
         begin = time.monotonic()
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         pending = self._pending[0]
-        if out is None:
-            out = self.schema.empty(self.window.length, sum(pending.sequences))
         parts: dict[int, Share] = {}
         ends = np.cumsum(pending.sequences)
         # A part is copied as soon as it is there: the sooner, the fewer windows were overwritten.
         while missing := [i for i, part in enumerate(pending.sequences) if part and i not in parts]:
             shard, share = self._next_share(pending, missing, begin + timeout_s, timeout_s)
-            first = int(ends[shard]) - pending.sequences[shard]
-            columns = {name: array[:, first : ends[shard]] for name, array in out.items()}
-            parts[shard] = self._copy(shard, share, columns, begin + timeout_s)
-        if not keep:
-            self.forget()
+            columns = np.arange(ends[shard] - pending.sequences[shard], ends[shard])
+            parts[shard] = self._copy(shard, share, sink, columns, begin + timeout_s)
         waited = time.monotonic() - begin
         if waited > 1e-3:
             self._waits += 1
             self._wait_s += waited
-        return out, self._drawn(parts)
+        return self._drawn(parts)
 
     def forget(self) -> None:
         """Lets go of the batch asked for first."""
@@ -226,6 +236,10 @@ class ReplayReader:
             "mapped_shards": sum(ring is not None for ring in self._rings),
         }
 
+    def _ask_ahead(self, at_least: int = 0) -> None:
+        while len(self._pending) < max(at_least, self.depth):
+            self.ask()
+
     def _request(self, pending: _Pending, shard: int) -> Any:
         request = Request(self.window, pending.sequences[shard], self._sampler)
         return self._shards[shard].sample.remote(
@@ -257,34 +271,31 @@ class ReplayReader:
             except RayActorError as error:
                 raise gone(shard, error) from error
 
-    def _copy(self, shard: int, share: Share, out: Batch, deadline: float) -> Share:
-        """Copies a share into `out`; windows overwritten meanwhile are drawn again. Returns the
-        share as it was copied in the end.
+    def _copy(
+        self, shard: int, share: Share, sink: Sink, columns: np.ndarray, deadline: float
+    ) -> Share:
+        """Puts a share into its columns of the batch; windows overwritten meanwhile are drawn
+        again. Returns the share as it was copied in the end.
         """
         if share.batch is not None:
-            for name, array in share.batch.items():
-                out[name][...] = array
+            sink.copy(shard, share.batch, columns)
             return share._replace(batch=None)
         rows = self._rows(shard, share)
         if rows is None:
             # Or the shard has been started again since, and its new memory can be reached.
             self._by_reference[shard] = share.ring is not None and has_ended(share.ring[0])
-            sequences = len(share.draw.starts)
-            return self._copy(shard, self._redraw(shard, sequences, deadline), out, deadline)
+            again = self._redraw(shard, len(columns), deadline)
+            return self._copy(shard, again, sink, columns, deadline)
         assert share.rows is not None
         rows.memory.claim(share.rows.touched * rows.row_bytes)
-        rows.gather(share.rows.slots, out)
-        stale = np.flatnonzero(rows.generations[share.rows.slots[0]] != share.rows.generations)
-        if len(stale):
+        sink.gather(shard, rows, share.rows.slots, columns)
+        whole = rows.generations[share.rows.slots[0]] == share.rows.generations
+        sink.keep(whole)
+        if not whole.all():
+            stale = np.flatnonzero(~whole)
             self._redrawn += len(stale)
             again = self._redraw(shard, len(stale), deadline)
-            columns = {
-                name: np.empty((len(array), len(stale), *array.shape[2:]), array.dtype)
-                for name, array in out.items()
-            }
-            again = self._copy(shard, again, columns, deadline)
-            for name, array in columns.items():
-                out[name][:, stale] = array
+            again = self._copy(shard, again, sink, columns[stale], deadline)
             share = share._replace(
                 draw=_merged(share.draw, stale, again.draw),
                 lives=_replaced(share.lives, stale, again.lives),

@@ -17,7 +17,7 @@ import rl_system
 from rl_system.errors import UserError
 
 # What can be measured, by the module of `benchmarks` that does it.
-PARTS = {"env": "environment", "replay": "replay"}
+PARTS = {"env": "environment", "learner": "learner", "replay": "replay"}
 
 
 class BenchmarksMissing(UserError):

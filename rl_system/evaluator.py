@@ -53,7 +53,7 @@ class Evaluator:
             raise RuntimeError("No weights were published yet: evaluate after the first update.")
         _, updates, (reference,) = found
         weights = ray.get(reference, timeout=self._settings.actors.timeout_s)
-        self._agent.load_acting_state_dict(weights)
+        self._agent.acting_weights().load(weights)
         result = evaluate(
             self._agent,
             self._settings,

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from replay.placement import NAMESPACE
 from rl_system.errors import RunError
 
-Weights = dict[str, Any]  # parameter name -> float32 array
+Weights = Any  # of which the hub knows nothing; see learners/weights.py
 CLAIM_TIMEOUT_S = 15.0  # for the hub of a driver that was killed to be gone
 CLAIM_EVERY_S = 0.2
 
@@ -39,15 +39,20 @@ class WeightHub:
         self._newest: Publication | None = None
         self._learner_updates = -1
 
-    def publish(self, updates: int, weights: Weights) -> str:
+    def publish(self, updates: int, weights: Weights, learner_updates: int | None = None) -> str:
         """Replaces the newest weights by a copy of `weights` and returns the publication's mark.
 
         Readers that still hold the reference of an older publication can go on reading it.
+
+        Args:
+            updates: Behind the weights.
+            weights: Arrays in it are copied once, and read in place on this machine from then on.
+            learner_updates: Those that the learner has made by now, if it went on meanwhile.
         """
         self._count += 1
         mark = f"{self._life}-{self._count}"
         self._newest = (mark, updates, [ray.put(weights)])
-        self._learner_updates = updates
+        self._learner_updates = updates if learner_updates is None else learner_updates
         return mark
 
     def count(self, updates: int) -> None:

@@ -76,6 +76,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/read_waits", "-", "batches not there when asked for, since the reader began"),
     Metric("learner/read_wait_s", "s", "seconds of those; hidden as long as batches lie ready"),
     Metric("learner/mapped_shards", "shards", "shards whose memory the learner reads directly"),
+    Metric("learner/uploaded_agent_steps", "agent steps", "copied to the learner's mirror so far"),
     Metric(
         "wait/actors_for_learner_percent", "%", "of actors' time: replay held new episodes back"
     ),

@@ -125,7 +125,7 @@ class Tally:
         flat |= self._who_waits(replay)
         for name in ("write_waits", "write_wait_s", "chunks_in_flight"):
             flat[f"actor/{name}"] = sum(writer.get(name, 0) for writer in self._writers.values())
-        for name in ("read_waits", "read_wait_s", "mapped_shards"):
+        for name in ("read_waits", "read_wait_s", "mapped_shards", "uploaded_agent_steps"):
             if name in self._reader:
                 flat[f"learner/{name}"] = self._reader[name]
         if self._returns:

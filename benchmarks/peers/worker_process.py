@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Ends the process; closing twice is fine."""
-        self._requests.close()
+        with suppress(BrokenPipeError):  # it ended with a call unread
+            self._requests.close()
         try:
             self._process.wait(timeout=CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ Legend of shapes: T agent steps, B windows, E embedding, Dh recurrent, Ds latent
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,7 @@ class RSSM(nn.Module):
         self.posterior_head = GaussianHead(
             [settings.embedding_dims + recurrent, hidden, hidden], latent
         )
+        self._compiled_step: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
         initialise(self)
 
     def embed(self, features: Tensor) -> Tensor:
@@ -113,27 +115,55 @@ class RSSM(nn.Module):
         from_action = F.linear(
             actions[:-1], transition.entry.weight[:, self.latent_dims :], transition.entry.bias
         )  # (T-1, B, hidden)
-        recurrent_weight = correction.entry.weight[:, observed_dims:].t()
-        latent_weight = transition.entry.weight[:, : self.latent_dims].t()
         noise = normal((horizon, batch, self.latent_dims), generator, features.device)
         recurrent = embeddings.new_zeros(batch, self.recurrent_dims)
-        latent = embeddings.new_zeros(batch, self.latent_dims)
         recurrents, latents, means, log_stds = [], [], [], []
+        step = self._compiled_step or self._filter_step
         for t in range(horizon):
-            hidden = from_observed[t]
-            if t > 0:
-                inputs = torch.addmm(from_action[t - 1], latent, latent_weight)
-                recurrent = self.cell(transition.after_entry(inputs), recurrent)
-                hidden = torch.addmm(hidden, recurrent, recurrent_weight)
-            statistics = self.posterior_head.norm(correction.after_entry(hidden))  # (B, 2 Ds)
-            posterior = Gaussian.from_parameters(statistics)
-            latent = torch.addcmul(posterior.mean, posterior.log_std.exp(), noise[t])
+            if t == 0:
+                latent, mean, log_std = self._correct(from_observed[0], noise[0])
+            else:
+                recurrent, latent, mean, log_std = step(
+                    latent, recurrent, from_action[t - 1], from_observed[t], noise[t]
+                )
             recurrents.append(recurrent)
             latents.append(latent)
-            means.append(posterior.mean)
-            log_stds.append(posterior.log_std)
+            means.append(mean)
+            log_stds.append(log_std)
         return States(
             recurrent=torch.stack(recurrents),
             latent=torch.stack(latents),
             posterior=Gaussian(torch.stack(means), torch.stack(log_stds)),
         )
+
+    def compile_step(self) -> None:
+        """Have torch.compile fuse what `observe` does at each step, at its first use."""
+        self._compiled_step = torch.compile(self._filter_step, dynamic=False)
+
+    def _filter_step(
+        self,
+        latent: Tensor,
+        recurrent: Tensor,
+        from_action: Tensor,
+        from_observed: Tensor,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return h_t (B, Dh), s_t, and mean and log std of q(s_t), each (B, Ds), given s_t-1,
+        h_t-1, and what a_t-1 and x_t add in the first layers, each (B, hidden).
+        """
+        transition, correction = self.transition_input, self.posterior_head.network
+        latent_weight = transition.entry.weight[:, : self.latent_dims].t()
+        recurrent_weight = correction.entry.weight[:, -self.recurrent_dims :].t()
+        inputs = torch.addmm(from_action, latent, latent_weight)
+        recurrent = self.cell(transition.after_entry(inputs), recurrent)
+        return recurrent, *self._correct(
+            torch.addmm(from_observed, recurrent, recurrent_weight), noise
+        )
+
+    def _correct(self, hidden: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return s_t, and mean and log std of q(s_t), from the first layer's sums (B, hidden)."""
+        correction = self.posterior_head.network
+        statistics = self.posterior_head.norm(correction.after_entry(hidden))  # (B, 2 Ds)
+        posterior = Gaussian.from_parameters(statistics)
+        latent = torch.addcmul(posterior.mean, posterior.log_std.exp(), noise)
+        return latent, posterior.mean, posterior.log_std

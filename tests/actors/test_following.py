@@ -24,7 +24,7 @@ class Module:
     ) -> tuple[np.ndarray, Any]:
         return np.full((len(is_first), 1), self.version, np.float32), None
 
-    def load_acting_state_dict(self, weights: dict[str, Any]) -> None:
+    def load_weights(self, weights: dict[str, Any]) -> None:
         self.version = weights["version"]
 
 

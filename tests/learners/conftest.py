@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,14 +41,23 @@ def one_thread_and_a_fixed_seed():
 def make_update():
     """Return a factory of updates over small agents; keywords change learner or objective."""
 
-    def make(seed: int = 0, objective: ObjectiveSettings | None = None, **learner) -> CoReUpdate:
-        torch.manual_seed(seed)
-        objective = objective or ObjectiveSettings()
-        settings = replace(LEARNER, **learner)
-        agent = CoReAgent(MODEL, objective, BEHAVIOR, settings, ACTION_DIMS)
-        return CoReUpdate(agent, settings, objective, BEHAVIOR, seed=seed)
+    return _make
 
-    return make
+
+@pytest.fixture
+def make_gpu_update():
+    """The same on a GPU."""
+    return partial(_make, device="cuda")
+
+
+def _make(
+    seed: int = 0, objective: ObjectiveSettings | None = None, device: str = "cpu", **learner
+) -> CoReUpdate:
+    torch.manual_seed(seed)
+    objective = objective or ObjectiveSettings()
+    settings = replace(LEARNER, **learner)
+    agent = CoReAgent(MODEL, objective, BEHAVIOR, settings, ACTION_DIMS).to(device)
+    return CoReUpdate(agent, settings, objective, BEHAVIOR, device=device, seed=seed)
 
 
 @pytest.fixture

@@ -69,6 +69,25 @@ def test_acting_weights_transfer_to_another_agent(make_update):
     np.testing.assert_array_equal(actions[0], actions[1])
 
 
+def test_published_weights_are_those_of_the_state_dict_and_make_another_agent_act_alike(
+    make_update,
+):
+    source, target = make_update(seed=1).agent, make_update(seed=2).agent
+    weights = source.acting_weights()
+    flat = torch.empty(weights.size)
+    weights.flatten(flat)
+    by_name = source.acting_state_dict()
+    assert weights.layout == tuple((name, value.shape) for name, value in by_name.items())
+    values = np.concatenate([value.ravel() for value in by_name.values()])
+    np.testing.assert_array_equal(flat.numpy(), values)
+    critics = [value.clone() for value in target.behavior.critics.parameters()]
+    target.acting_weights().load((weights.layout, values))
+    for name, value in target.acting_state_dict().items():
+        np.testing.assert_array_equal(value, by_name[name])
+    for value, before in zip(target.behavior.critics.parameters(), critics, strict=True):
+        assert torch.equal(value, before)
+
+
 def test_weights_of_another_size_are_refused_and_nothing_changes(make_update):
     agent = make_update().agent
     weights = agent.acting_state_dict()

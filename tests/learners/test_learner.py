@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -47,9 +48,18 @@ def start(cluster: None) -> Iterator[Start]:
     ends: list[Callable[[], None]] = []
     numbers = itertools.count()
 
-    def make(sampler: str, order: str = "fused") -> tuple[CoReLearner, ReplayService]:
+    def make(
+        sampler: str, order: str = "fused", publish_updates: int = 50, mirror_replay: bool = False
+    ) -> tuple[CoReLearner, ReplayService]:
         prefix = f"learner-{sampler}-{order}-{next(numbers)}"
-        settings = replace(LEARNER, batch_size=8, update_order=order, report_updates=1)
+        settings = replace(
+            LEARNER,
+            batch_size=8,
+            update_order=order,
+            report_updates=1,
+            publish_updates=publish_updates,
+            mirror_replay=mirror_replay,
+        )
         replay = ReplaySettings(
             shards=2,
             capacity_agent_steps=1000,
@@ -134,6 +144,31 @@ def test_in_lock_step_equal_seeds_give_equal_weights(start: Start) -> None:
         assert np.array_equal(value, weights[1][name]), name
 
 
+def test_in_lock_step_weights_are_the_same_with_replay_mirrored(start: Start) -> None:
+    weights = []
+    for mirror_replay in (False, True):
+        learner, _ = start("prioritised", mirror_replay=mirror_replay)
+        result = learner.update(updates=20)
+        weights.append(learner.get_state()["rl_module"]["default_policy"])
+    for name, value in weights[0].items():
+        assert np.array_equal(value, weights[1][name]), name
+    assert 0 < result["reader"]["uploaded_agent_steps"] <= EPISODES * EPISODE_AGENT_STEPS
+
+
+def test_in_a_slice_of_time_every_step_is_uploaded_once_to_the_mirror(start: Start) -> None:
+    learner, service = start("prioritised", mirror_replay=True)
+    made = 0
+    while made < 60:
+        result = learner.update(seconds=0.5)
+        assert result["waiting"] is None
+        made += result["new_updates"]
+    assert result["reader"]["mapped_shards"] == 2
+    assert 0 < result["reader"]["uploaded_agent_steps"] <= EPISODES * EPISODE_AGENT_STEPS
+    assert loud_share(service) > 1.5 * len(LOUD) / EPISODES  # weights and priorities find their way
+    learner.reconnect()
+    assert learner.update(seconds=0.5)["updates"] > made
+
+
 def test_in_a_slice_of_time_too(start: Start) -> None:
     learner, service = start("prioritised")
     made = 0
@@ -153,6 +188,50 @@ def test_other_samplers_weigh_nothing_and_send_nothing_back(start: Start, sample
     prioritised = service.reader(batch_size=50, sampler="prioritised", in_flight=0)
     _, drawn = prioritised.draw()
     assert (drawn.importance_weights == 1.0).all()  # priorities are as they were at first
+
+
+def published(learner: CoReLearner) -> tuple[int, int, dict[str, np.ndarray]]:
+    """What the hub knows: the learner's updates, those behind the weights, and weights by name."""
+    known, (_, updates, (reference,)) = ray.get(learner._hub.news.remote(None), timeout=30)
+    layout, values = ray.get(reference, timeout=30)
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in layout])
+    parts = np.split(values, ends[:-1])
+    pairs = zip(layout, parts, strict=True)
+    return known, updates, {name: part.reshape(shape) for (name, shape), part in pairs}
+
+
+def test_in_lock_step_the_hub_has_the_weights_of_every_slice_on_return(start: Start) -> None:
+    learner, _ = start("windows")
+    assert learner.reconnect() == 0
+    untrained = published(learner)[2]
+    result = learner.update(updates=3)
+    known, updates, weights = published(learner)
+    assert result["published"] == known == updates == 3
+    own = learner._agent.acting_state_dict()
+    assert own.keys() == weights.keys()
+    for name, value in own.items():
+        assert np.array_equal(value, weights[name]), name
+    assert not np.array_equal(
+        weights["model.encoder.linear.weight"], untrained["model.encoder.linear.weight"]
+    )
+
+
+def test_in_a_slice_of_time_weights_are_published_at_the_interval_that_is_set(
+    start: Start,
+) -> None:
+    learner, _ = start("windows", publish_updates=10)
+    learner.reconnect()
+    seen = {0}
+    deadline = time.monotonic() + 60.0
+    while len(seen) < 5:
+        updates = learner.update(seconds=0.3)["updates"]
+        known, behind, weights = published(learner)
+        assert behind <= known <= updates
+        seen.add(behind)
+        assert all(np.isfinite(value).all() for value in weights.values())
+        assert time.monotonic() < deadline
+    gaps = np.diff(sorted(seen))
+    assert (gaps >= 10).all()
 
 
 def test_a_learner_put_back_draws_anew_and_goes_on(start: Start) -> None:

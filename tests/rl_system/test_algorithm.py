@@ -210,9 +210,10 @@ def test_published_weights_survive_the_death_of_the_learner(cluster: None) -> No
             for _ in range(20):
                 built.train()
         _, updates, (reference,) = ray.get(built._plane.hub.newest.remote(None), timeout=20)
-        weights = ray.get(reference, timeout=20)
+        layout, values = ray.get(reference, timeout=20)
         assert updates >= 20
-        assert any(name.startswith("behavior.actor") for name in weights)
+        assert any(name.startswith("behavior.actor") for name, _ in layout)
+        assert values.any() and np.isfinite(values).all()
     finally:
         built.stop()
 

@@ -125,7 +125,9 @@ def learner_report(**values: Any) -> dict[str, Any]:
     return {
         "updates": 5, "published": 5, "metrics": {}, "wall_s": 1.0, "wait_s": 0.0,
         "driver_wait_s": 0.0,
-        "reader": {"read_waits": 1, "read_wait_s": 0.25, "mapped_shards": 2},
+        "reader": {
+            "read_waits": 1, "read_wait_s": 0.25, "mapped_shards": 2, "uploaded_agent_steps": 7,
+        },
     } | values  # fmt: skip
 
 
@@ -181,6 +183,7 @@ def test_waits_of_all_writers_are_added_up() -> None:
     assert metrics["actor/write_wait_s"] == 1.0
     assert metrics["actor/chunks_in_flight"] == 6
     assert metrics["learner/mapped_shards"] == 2
+    assert metrics["learner/uploaded_agent_steps"] == 7
 
 
 def test_the_age_of_weights_is_a_mean_over_agent_steps_of_all_actors() -> None:

@@ -1,0 +1,39 @@
+"""A learner's process keeps its memory from update to update."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_FAULTS = """
+import resource, sys
+import numpy as np
+from learners.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    print(keep_freed_memory())
+for round in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(48 << 20, np.uint8) for _ in range(3)]  # above glibc's largest threshold
+    del arrays
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+def faults(how: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS, how], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's options")
+def test_what_is_freed_is_used_again_without_new_pages() -> None:
+    (plain,) = faults("plain")
+    kept, again = faults("kept")
+    if kept != "True":
+        pytest.skip("this C library has no such options")
+    assert int(plain) > 1000  # huge pages or not, the memory came anew
+    assert int(again) < 100
