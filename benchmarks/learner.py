@@ -4,7 +4,9 @@
 
 Both update orders of this system, in float32 and with a bfloat16 encoder, and the reference of the
 tests (Algorithm 1 as printed: eager, float32, contiguous memory) make the same update from the same
-weights, batch and noise, with the same number of threads, in turn, round after round.
+weights, batch and noise, with the same number of threads, in turn, round after round. On a CPU
+the reference runs in a process as it comes, and ours in one that keeps freed memory, as a learner's
+does (`learners/allocator.py`); `reference_keeping` is the reference in such a process.
 
 Before the rounds each makes three updates in a process of its own (six on a GPU), for its memory,
 its FLOP, and the distance of its parameters from the reference's, relative to the reference's way

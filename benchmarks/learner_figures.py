@@ -15,7 +15,7 @@ from benchmarks.rounds import ratios, spread
 from learners.settings import LearnerSettings
 from rl_system.machine import cpus, describe_machine, gpus, versions
 
-BASES = ("reference", "eager")  # what ours are compared with
+BASES = ("reference", "reference_keeping", "eager")  # what ours are compared with
 # What torch counts for an update of the released code at the paper's size.
 RELEASED_CODE_GFLOP = 605
 
@@ -113,7 +113,9 @@ def _ratios(
 ) -> dict[str, float | None]:
     """Returns a median per order, base, precision and clock; None for what was not measured."""
     found: dict[str, float | None] = {}
-    for base in dict.fromkeys(("reference", _base(measured))):
+    for base in dict.fromkeys(("reference", "reference_keeping", _base(measured))):
+        if base not in measured.variants and base != "reference":
+            continue
         for precision, ending in ((measured.precision, ""), ("float32", "_float32")):
             for clock, suffix in (("wall", ""), ("cpu", "_cpu")):
                 for order in reversed(OURS):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.learner_peak import DTYPES, QUICK_SIDES, SIDES, make_works
+from benchmarks.learner_process import SubjectProcess, timed_run
 from benchmarks.learner_profile import Profile
 from benchmarks.learner_subject import OURS, SIZES, Size, Subject, Variant, small_batch
 from benchmarks.learner_trial import Trial, try_apart, try_here
 from benchmarks.rounds import Timing, interleave
+from learners.allocator import keep_freed_memory
 from learners.device import choose_precision
 
 # Buffers, compiled code and on a GPU the recorded graph are made in them.
 _WARM_UPS = {"cpu": 1, "cuda": 5}
 _MEASURED_S = {False: 0.3, True: 0.05}  # least of one measurement, by --quick
 
-# A name, what is done some times, and where its cost is noted.
-Run = tuple[str, Callable[[int], None], Timing]
+# Does something some times; returns seconds of wall-clock and of CPU time.
+Timed = Callable[[int], tuple[float, float]]
+# A name, what is done, and where its cost is noted.
+Run = tuple[str, Timed, Timing]
 
 
 class TrialFailed(Exception):
@@ -72,26 +76,17 @@ def measure(options: argparse.Namespace) -> Measured:
     """
     torch.set_num_threads(options.threads)
     size = small_batch(SIZES[options.size]) if options.quick else SIZES[options.size]
-    sides = QUICK_SIDES if options.quick else SIDES[options.device]
     variants = make_variants(options)
     trials = {name: _try(name, variant, size, options) for name, variant in variants.items()}
 
-    subjects = {name: Subject(variant, size) for name, variant in variants.items()}
     timings = {name: Timing() for name in variants}
-    runs: list[Run] = [(name, subjects[name].run, timings[name]) for name in variants]
-    peak_gflop: dict[str, dict[str, float]] = {}
-    peak_timings: dict[str, dict[str, Timing]] = {}
-    here = {variant.precision for variant in variants.values() if variant.device == options.device}
-    for precision in sorted(here, reverse=True):
-        works = make_works(size, precision, options.device, sides)
-        peak_gflop[precision] = {name: work.gflop for name, work in works.items()}
-        peak_timings[precision] = {name: Timing() for name in works}
-        runs += [
-            (f"{name} in {precision}", work.run, peak_timings[precision][name])
-            for name, work in works.items()
-        ]
-    rounds = _rounds(runs, options)
+    with ExitStack() as processes:
+        places = _place(variants, size, options, processes)
+        runs: list[Run] = [(name, places[name], timings[name]) for name in variants]
+        rounds, peak_gflop, peak_timings = _compare(runs, variants, size, options)
 
+    if options.device == "cpu" and not options.quick:
+        keep_freed_memory()  # what follows is of ours
     precision = _default_precision(options)
     profiled = f"{options.profile_order}_{precision}" if options.profile else None
     return Measured(
@@ -104,9 +99,52 @@ def measure(options: argparse.Namespace) -> Measured:
         peak_gflop,
         peak_timings,
         rounds,
-        _phases(subjects, variants, options, profiled),
+        _phases(variants, size, options, profiled),
         profiled,
     )
+
+
+def _place(
+    variants: Mapping[str, Variant],
+    size: Size,
+    options: argparse.Namespace,
+    processes: ExitStack,
+) -> dict[str, Timed]:
+    """Makes every update where it is to run and returns how it is timed there."""
+    if options.device != "cpu" or options.quick:
+        subjects = {name: Subject(variant, size) for name, variant in variants.items()}
+        return {name: partial(timed_run, subject) for name, subject in subjects.items()}
+    kinds: dict[bool, SubjectProcess] = {}
+    places: dict[str, Timed] = {}
+    for name, variant in variants.items():
+        keeps = variant.keeps_memory
+        if keeps not in kinds:
+            kinds[keeps] = SubjectProcess(options.threads, keeps)
+            processes.callback(kinds[keeps].close)
+        kinds[keeps].add(name, variant, size)
+        places[name] = partial(kinds[keeps].run, name)
+    return places
+
+
+def _compare(
+    runs: list[Run], variants: Mapping[str, Variant], size: Size, options: argparse.Namespace
+) -> tuple[int, dict[str, dict[str, float]], dict[str, dict[str, Timing]]]:
+    """Times updates and the machine's peak in turn; returns rounds, and GFLOP and timings of what
+    the peak is taken from, by precision.
+    """
+    sides = QUICK_SIDES if options.quick else SIDES[options.device]
+    peak_gflop: dict[str, dict[str, float]] = {}
+    peak_timings: dict[str, dict[str, Timing]] = {}
+    here = {variant.precision for variant in variants.values() if variant.device == options.device}
+    for precision in sorted(here, reverse=True):
+        works = make_works(size, precision, options.device, sides)
+        peak_gflop[precision] = {name: work.gflop for name, work in works.items()}
+        peak_timings[precision] = {name: Timing() for name in works}
+        runs += [
+            (f"{name} in {precision}", partial(timed_run, work), peak_timings[precision][name])
+            for name, work in works.items()
+        ]
+    return _rounds(runs, options), peak_gflop, peak_timings
 
 
 def make_variants(options: argparse.Namespace) -> dict[str, Variant]:
@@ -114,7 +152,9 @@ def make_variants(options: argparse.Namespace) -> dict[str, Variant]:
     device = options.device
     variants: dict[str, Variant] = {}
     if device == "cpu" or options.reference:
-        variants["reference"] = Variant("reference")
+        variants["reference"] = Variant("reference", keeps_memory=False)
+    if device == "cpu":
+        variants["reference_keeping"] = Variant("reference")
     if device != "cpu":
         variants["eager"] = Variant("sequential", device=device)
     for order in OURS:
@@ -158,30 +198,27 @@ def _rounds(runs: Sequence[Run], options: argparse.Namespace) -> int:
     return interleave(rounds_of, options.seconds)
 
 
-def _enough(run: Callable[[int], None], warm_ups: int, least_s: float) -> int:
+def _enough(run: Timed, warm_ups: int, least_s: float) -> int:
     """Returns how often something is to be done to last long enough; warms up meanwhile."""
     run(warm_ups)
     times = 1
     while True:
-        start = time.perf_counter()
-        run(times)
-        took_s = time.perf_counter() - start
+        took_s, _ = run(times)
         if took_s >= least_s:
             return times
         times = max(times + 1, math.ceil(times * min(8.0, least_s / took_s)))
 
 
-def _note(timing: Timing, run: Callable[[int], None], times: int) -> None:
+def _note(timing: Timing, run: Timed, times: int) -> None:
     """Notes what doing something once costs among `times`, which end with one wait."""
-    whole = Timing()
-    whole.time(lambda: run(times))
-    timing.wall_ms.append(whole.wall_ms[0] / times)
-    timing.cpu_ms.append(whole.cpu_ms[0] / times)
+    wall_s, cpu_s = run(times)
+    timing.wall_ms.append(wall_s * 1e3 / times)
+    timing.cpu_ms.append(cpu_s * 1e3 / times)
 
 
 def _phases(
-    subjects: Mapping[str, Subject],
     variants: Mapping[str, Variant],
+    size: Size,
     options: argparse.Namespace,
     profiled: str | None,
 ) -> dict[str, dict[str, float]]:
@@ -191,12 +228,14 @@ def _phases(
         if variant.order == "reference":
             continue
         _say(f"{name}: profiling ...")
-        profile = Profile(subjects[name], variant.device)
+        subject = Subject(variant, size)
+        subject.run(_WARM_UPS[options.device])
+        profile = Profile(subject, variant.device)
         if name == profiled:
             for path in profile.save(Path(options.profile)):
                 print(f"{name}: {path}")
         if variant.graph:
-            unrecorded = Subject(replace(variant, graph=False), subjects[name].size)
+            unrecorded = Subject(replace(variant, graph=False), size)
             unrecorded.run(1)
             profile = Profile(unrecorded, variant.device)
         phases[name] = profile.phases_ms()

@@ -80,6 +80,7 @@ class Variant:
     device: str = "cpu"  # or "cuda"
     compile: str = "off"  # one of COMPILE
     graph: bool = False  # learner.cuda_graph
+    keeps_memory: bool = True  # on a CPU: in a process that keeps what it frees, as learners do
 
 
 class Subject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.learner_figures import BASES
 from benchmarks.learner_profile import in_order
 
 
@@ -27,7 +28,6 @@ def print_tables(result: dict[str, Any]) -> None:
 
 
 def _print_updates(figures: dict[str, Any]) -> None:
-    bases = ("reference", "eager")
     print(
         "\n| update | updates/s | CPU ms | GFLOP | GFLOP/s | of peak | memory, MiB (of the update) "
         f"| distance from {figures['compared_with']} | times as fast, CPU |"
@@ -37,7 +37,7 @@ def _print_updates(figures: dict[str, Any]) -> None:
         over = [
             f"x{ratio['wall']['median']:.3g} ({ratio['wall']['q1']:.3g}-{ratio['wall']['q3']:.3g}),"
             f" CPU x{ratio['cpu']['median']:.3g}{'' if base == 'reference' else f' of {base}'}"
-            for base in bases
+            for base in BASES
             if (ratio := figures["ratios"].get(f"{name}_vs_{base}"))
         ]
         cells = [

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.learner_subject import Size, Subject, Variant
+from learners.allocator import keep_freed_memory
 
 UPDATES = {"cpu": 3, "cuda": 6}  # on a GPU the first ones are not recorded yet
 
@@ -54,6 +55,8 @@ def try_here(variant: Variant, size: Size) -> Trial:
 
 def _in_new_process(variant: Variant, size: Size, threads: int) -> Trial:
     torch.set_num_threads(threads)
+    if variant.device == "cpu" and variant.keeps_memory:
+        keep_freed_memory()
     return _try(variant, size)
 
 

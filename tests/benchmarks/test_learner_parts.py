@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.learner_measurement import make_variants
 from benchmarks.learner_peak import make_works
+from benchmarks.learner_process import SubjectProcess
 from benchmarks.learner_profile import PHASES, Profile, in_order
 from benchmarks.learner_subject import OURS, SIZES, Subject, Variant, small_batch
 from benchmarks.learner_trial import try_apart, try_here
@@ -67,6 +68,16 @@ def test_a_trial_apart_ends_alike_and_knows_its_memory() -> None:
     assert 50.0 < apart.process_mib < 2000.0  # torch itself is most of it
 
 
+@pytest.mark.slow
+def test_updates_in_a_process_of_their_own_are_timed_by_its_clocks() -> None:
+    process = SubjectProcess(threads=1, keeps_memory=True)
+    process.add("fused", Variant("fused"), SMALL)
+    process.run("fused", 1)
+    wall_s, cpu_s = process.run("fused", 3)
+    process.close()
+    assert 0.0 < cpu_s < 1.5 * wall_s + 0.1  # one thread
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size", sorted(SIZES))
 def test_the_peak_counts_the_flop_that_torch_counts(size: str, precision: str) -> None:
@@ -109,7 +120,13 @@ def test_phases_are_named_in_the_order_of_an_update_and_new_ones_are_kept() -> N
 
 def test_a_precision_that_is_named_is_measured_alone() -> None:
     named = make_variants(make_options(precision="float32"))
-    assert list(named) == ["reference", "sequential_float32", "fused_float32"]
+    names = ["reference", "reference_keeping", "sequential_float32", "fused_float32"]
+    assert list(named) == names
+
+
+def test_only_the_reference_runs_in_a_process_that_gives_memory_back() -> None:
+    variants = make_variants(make_options())
+    assert [name for name, each in variants.items() if not each.keeps_memory] == ["reference"]
 
 
 def test_options_reach_the_variants_of_ours_and_no_other() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_gpu = pytest.mark.gpu
 
 
 @pytest.mark.slow  # the compiler takes its time
