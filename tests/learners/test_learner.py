@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -157,27 +158,30 @@ def test_in_lock_step_weights_are_the_same_with_replay_mirrored(start: Start) ->
     assert 0 < result["reader"]["uploaded_agent_steps"] <= EPISODES * EPISODE_AGENT_STEPS
 
 
+def updates_by_time(learner: CoReLearner, count: int) -> dict[str, Any]:
+    """Has the learner make so many updates in slices of time, and returns its last report."""
+    deadline = time.monotonic() + 120
+    while True:
+        result = learner.update(seconds=0.5)
+        assert result is not None and time.monotonic() < deadline
+        count -= result["new_updates"]
+        if count <= 0:
+            return result
+
+
 def test_in_a_slice_of_time_every_step_is_uploaded_once_to_the_mirror(start: Start) -> None:
     learner, service = start("prioritised", mirror_replay=True)
-    made, deadline = 0, time.monotonic() + 120
-    while made < 60:
-        result = learner.update(seconds=0.5)
-        made += result["new_updates"]
-        assert time.monotonic() < deadline, result["waiting"]
+    result = updates_by_time(learner, 60)
     assert result["reader"]["mapped_shards"] == 2
     assert 0 < result["reader"]["uploaded_agent_steps"] <= EPISODES * EPISODE_AGENT_STEPS
     assert loud_share(service) > 1.5 * len(LOUD) / EPISODES  # weights and priorities find their way
     learner.reconnect()
-    assert learner.update(seconds=0.5)["updates"] > made
+    assert updates_by_time(learner, 1)["updates"] > 60
 
 
 def test_in_a_slice_of_time_too(start: Start) -> None:
     learner, service = start("prioritised")
-    made = 0
-    while made < 60:
-        result = learner.update(seconds=0.5)
-        assert result["waiting"] is None
-        made += result["new_updates"]
+    result = updates_by_time(learner, 60)
     assert loud_share(service) > 1.5 * len(LOUD) / EPISODES
     assert result["reader"]["mapped_shards"] == 2
 
