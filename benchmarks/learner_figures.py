@@ -54,6 +54,7 @@ def _settings(measured: Measured) -> dict[str, Any]:
         "device": options.device,
         "compile": options.compile,
         "threads": options.threads,
+        "default_torch_threads": defaults.torch_threads,
         "default_update_order": defaults.update_order,
         "default_precision": measured.precision,
         "compared_with": _base(measured),

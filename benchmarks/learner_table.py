@@ -14,7 +14,7 @@ def print_tables(result: dict[str, Any]) -> None:
     print(
         f"{figures['size']}: {figures['batch_size']} windows of {figures['sequence_length']} steps"
         f", {figures['frame_size']} pixels, crops of {figures['crop_size']}; {figures['device']}, "
-        f"{figures['threads']} threads, compile "
+        f"{figures['threads']} threads (default {figures['default_torch_threads']}), compile "
         f"{figures['compile']}; {figures['rounds']} rounds. Medians (quartiles)."
     )
     _print_updates(figures)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from learners.settings import PRECISIONS
@@ -29,22 +27,6 @@ def choose_device(name: str) -> torch.device:
             "check the driver and the torch build with `rl-system doctor`."
         )
     return device
-
-
-def choose_threads(asked: int, *, actors: int, learners: int, deterministic: bool = False) -> int:
-    """Return torch's threads of a learner process for `learner.torch_threads`; 0 takes what
-    `actors` processes leave free of this machine's CPUs, shared by `learners`.
-
-    Threads of one process wait for each other, so one that has to wait for a CPU holds up all: with
-    as many actors as CPUs one thread is the fastest.
-    """
-    if asked:
-        return asked
-    if deterministic:
-        return 1
-    has_affinity = hasattr(os, "sched_getaffinity")
-    present = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, (present - actors) // max(1, learners))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

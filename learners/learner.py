@@ -21,7 +21,6 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from learners.allocator import keep_freed_memory
 from learners.conductor import Conductor, Order
-from learners.device import choose_threads
 from learners.feed import Arrays, Batch, BatchFeed
 from learners.mirror import ReplayMirror
 from learners.prefetch import NoBatch
@@ -53,14 +52,7 @@ class CoReLearner(TorchLearner):
         plane: dict[str, Any] = self.config.plane
         settings = plane["learner"]
         self._plane, self._settings = plane, settings
-        torch.set_num_threads(
-            choose_threads(
-                settings.torch_threads,
-                actors=plane["actors"].count,
-                learners=settings.count,
-                deterministic=plane["deterministic"],
-            )
-        )
+        torch.set_num_threads(settings.torch_threads)
         on_cpu = not self.config.num_gpus_per_learner
         # A learner inside the driver leaves the driver's memory as it is.
         if on_cpu and settings.keep_freed_memory and self.config.num_learners:

@@ -121,8 +121,6 @@ class LearnerSettings:
     # on a CPU: the process keeps memory that it frees, for the next update (glibc); saves a quarter
     # of the paper's update, and costs what the largest update takes
     keep_freed_memory: bool = True
-    # threads of a learner process on a CPU; 0 = the CPUs left beside one for each actor, at least
-    # one; with run.deterministic 0 is one, since the number of threads changes the last bits
-    torch_threads: int = 0
+    torch_threads: int = 1  # threads of the learner process on a CPU
     # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
     count: int = 1

@@ -249,6 +249,7 @@ class Settings:
             "learner.batch_size": learner.batch_size,
             "learner.updates_per_agent_step": learner.updates_per_agent_step,
             "learner.publish_updates": learner.publish_updates,
+            "learner.torch_threads": learner.torch_threads,
             "behavior.reward_divisor": self.behavior.reward_divisor,
             "evaluation.parallel_episodes": self.evaluation.parallel_episodes,
             "evaluation.episodes": self.evaluation.episodes,
@@ -258,10 +259,6 @@ class Settings:
         }.items():
             if value <= 0:
                 problems.append(f"{path} is {value}; it must be above 0.")
-        if learner.torch_threads < 0:
-            problems.append(
-                f"learner.torch_threads is {learner.torch_threads}; it must be 0 (chosen) or more."
-            )
         if learner.weight_decay < 0:
             problems.append(
                 f"learner.weight_decay is {learner.weight_decay}; it must be 0 or more."

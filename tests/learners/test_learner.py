@@ -15,7 +15,6 @@ import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from actors.settings import ActorSettings
 from learners.learner import CoReLearner
 from learners.module import CoReModule
 from learners.settings import ObjectiveSettings
@@ -79,8 +78,7 @@ def start(cluster: None) -> Iterator[Start]:
         sections = {"model": MODEL, "objective": ObjectiveSettings(), "behavior": BEHAVIOR}
         sections |= {"learner": settings}
         config = AlgorithmConfig()
-        config.plane = sections | {"prefix": prefix, "seed": 0, "deterministic": True}
-        config.plane["actors"] = ActorSettings()
+        config.plane = sections | {"prefix": prefix, "seed": 0}
         spec = RLModuleSpec(
             module_class=CoReModule,
             observation_space=gym.spaces.Box(0, 255, (20, 20, 3), np.uint8),

@@ -10,7 +10,7 @@ import torch
 
 from learners.augment import centre_crop, to_pixels
 from learners.core import CoReAgent
-from learners.device import choose_device, choose_precision, choose_threads
+from learners.device import choose_device, choose_precision
 from learners.settings import BehaviorSettings, ObjectiveSettings
 from tests.learners.conftest import BEHAVIOR, LEARNER
 from tests.learners.reference import ReferenceUpdate
@@ -364,16 +364,6 @@ def test_paper_defaults_are_the_published_numbers():
     behavior, objective = BehaviorSettings(), ObjectiveSettings()
     assert (behavior.discount, behavior.target_rate, behavior.log_alpha_init) == (0.99, 0.005, -2.3)
     assert (objective.kl_scale, objective.kl_balance, objective.free_nats) == (0.01, 0.5, 1.0)
-
-
-def test_a_learner_takes_the_cpus_that_actors_leave_and_one_at_least(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert choose_threads(0, actors=4, learners=1) == 12
-    assert choose_threads(0, actors=4, learners=2) == 6
-    assert choose_threads(0, actors=40, learners=1) == 1
-    assert choose_threads(0, actors=4, learners=0) == 12  # a learner inside the driver
-    assert choose_threads(0, actors=1, learners=1, deterministic=True) == 1
-    assert choose_threads(3, actors=40, learners=1, deterministic=True) == 3
 
 
 def test_unknown_device_and_precision_say_what_to_do(make_update):
