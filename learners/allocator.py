@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 # Options of glibc's mallopt(3).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _NEVER = 2**31 - 1  # bytes free at the heap's end before it shrinks
 _GROWTH_BYTES = 64 << 20
 
@@ -24,5 +24,11 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    options = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _GROWTH_BYTES))
+    # One arena: those of other threads cannot hold blocks above 64 MiB.
+    options = (
+        (_ARENA_MAX, 1),
+        (_MMAP_MAX, 0),
+        (_TRIM_THRESHOLD, _NEVER),
+        (_TOP_PAD, _GROWTH_BYTES),
+    )
     return all([mallopt(option, value) for option, value in options])

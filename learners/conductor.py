@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 
 import torch
 import torch.distributed as dist
@@ -15,16 +14,10 @@ import torch.distributed as dist
 from learners.collective import ALONE, Collective
 
 IDLE = datetime.timedelta(days=365)  # a follower may wait as long as the run pauses
+_STEP, _END = 0, 1  # orders
+_LOST = "onnection"  # in what gloo says when a process is gone
 
 logger = logging.getLogger(__name__)
-
-
-class Order(IntEnum):
-    """What the first learner tells the others."""
-
-    STEP = 0  # an update with the next batch that was drawn ahead
-    STEP_AT_ONCE = 1  # an update with a batch that is drawn now
-    END = 2  # no more orders will come
 
 
 class Conductor:
@@ -34,49 +27,69 @@ class Conductor:
     learner that is not the first a thread waits for orders and carries them out; between two orders
     it touches nothing, so that the process can be asked for its state while the first is at rest.
 
+        first:      wait for a batch;  if conductor.begin(): update
+        others:     prepare() when the first begins;  follow() if all are prepared
+
     Attributes:
         collective: For the updates: exchanges fail after `timeout_s`.
 
     Args:
         learners: How many there are; 1: nobody else is there, and nothing is sent.
-        follow: Carries out an order, in a follower's thread.
-        timeout_s: Deadline of an exchange within an update.
+        prepare: Returns whether this follower has what an update needs; in its thread.
+        follow: Takes part in an update; in its thread.
+        timeout_s: Deadline of an exchange.
     """
 
-    def __init__(self, learners: int, follow: Callable[[Order], None], timeout_s: float) -> None:
+    def __init__(
+        self,
+        learners: int,
+        prepare: Callable[[], bool],
+        follow: Callable[[], None],
+        timeout_s: float,
+    ) -> None:
         self.collective = ALONE
+        self._prepare, self._follow = prepare, follow
         self._error: BaseException | None = None
         self._at_work = threading.Lock()
-        self._rest_s = timeout_s
+        self._timeout = datetime.timedelta(seconds=timeout_s)
+        self._thread: threading.Thread | None = None
         self._open = learners > 1
         if learners == 1:
             return
-        timeout = datetime.timedelta(seconds=timeout_s)
-        self.collective = Collective(dist.new_group(timeout=timeout))
+        self.collective = Collective(dist.new_group(timeout=self._timeout))
         # Orders go by way of the CPU, also where gradients go by that of GPUs.
         self._orders = dist.new_group(backend="gloo", timeout=IDLE)
+        self._consent = dist.new_group(backend="gloo", timeout=self._timeout)
         if self.collective.rank:
-            threading.Thread(target=self._run, args=(follow,), name="follower", daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+            self._thread.start()
 
     @property
     def leads(self) -> bool:
         """Whether this learner is the first: the one that draws up reports and publishes."""
         return self.collective.rank == 0
 
-    def tell(self, order: Order) -> None:
-        """Have the others do what this learner, the first, is about to do itself."""
-        if self.collective.size > 1:
-            dist.broadcast(torch.tensor(int(order)), group_src=0, group=self._orders)
+    def begin(self) -> bool:
+        """Ask the others for an update; returns whether all have what it needs, and then they are
+        on their way and the caller must make it, too. Otherwise everybody keeps what they have.
+
+        Raises:
+            RuntimeError: Another learner is gone, or does not answer in time.
+        """
+        if self.collective.size == 1:
+            return True
+        self._tell(_STEP)
+        return self._all_ready(True)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Keep this learner at rest, once it has carried out the last order; where the first calls
         this it must be at rest itself. Raises TimeoutError if the last order takes too long.
         """
-        if not self._at_work.acquire(timeout=self._rest_s):
+        if not self._at_work.acquire(timeout=self._timeout.total_seconds()):
             raise TimeoutError(
-                f"Learner {self.collective.rank} is still at an update after {self._rest_s:g} s. "
-                "Are the other learners' processes alive?"
+                f"Learner {self.collective.rank} is still at an update after "
+                f"{self._timeout.total_seconds():g} s. Are the other learners' processes alive?"
             )
         try:
             yield
@@ -89,20 +102,42 @@ class Conductor:
             raise self._error
 
     def close(self) -> None:
-        """End the others' threads; called at the first learner. Safe to call twice."""
+        """End the followers' threads; called by every learner, the first one too. Safe to call
+        twice.
+        """
         if self._open and self.leads:
-            self._open = False
-            self.tell(Order.END)
+            self._tell(_END)
+        self._open = False
+        if self._thread is not None:
+            self._thread.join(self._timeout.total_seconds())
 
-    def _run(self, follow: Callable[[Order], None]) -> None:
+    def _tell(self, order: int) -> None:
+        work = dist.broadcast(torch.tensor(order), group_src=0, group=self._orders, async_op=True)
+        assert work is not None
+        work.wait(self._timeout)
+
+    def _all_ready(self, ready: bool) -> bool:
+        flag = torch.tensor(int(ready))
+        dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._consent)
+        return bool(flag)
+
+    def _run(self) -> None:
         order = torch.zeros((), dtype=torch.int64)
-        try:
-            while True:
+        while True:
+            try:
                 dist.broadcast(order, group_src=0, group=self._orders)
-                if order == Order.END:
-                    return
+            except RuntimeError as error:  # the first learner has ended without a word
+                if _LOST not in str(error):
+                    self._error = error
+                logger.info("Learner %d ends: %s", self.collective.rank, error)
+                return
+            if order == _END:
+                return
+            try:
                 with self._at_work:
-                    follow(Order(int(order)))
-        except BaseException as error:  # the first learner's next exchange fails, and tells
-            self._error = error
-            logger.exception("Learner %d has stopped.", self.collective.rank)
+                    if self._all_ready(self._prepare()):
+                        self._follow()
+            except BaseException as error:  # the first learner's next exchange fails, and tells
+                self._error = error
+                logger.exception("Learner %d has stopped.", self.collective.rank)
+                return

@@ -108,7 +108,7 @@ class CoReAgent(nn.Module):
             actions: a (T, B, A), a_t taken on o_t.
             rewards: r (T, B), r_t earned by a_t.
             generator: Source of the prior's noise.
-            learners: Those that share the batch, if `objective.gather_negatives`.
+            learners: Those that share the batch.
         """
         weights = self.objective
         posterior = states.posterior[1:]
@@ -121,7 +121,8 @@ class CoReAgent(nn.Module):
             F.softplus(self.model.inverse_temperature),
             negatives=weights.negatives,
             reduction=weights.contrastive_reduction,
-            learners=learners if weights.gather_negatives else ALONE,
+            learners=learners,
+            gather=weights.gather_negatives,
         )
         divergence, divergence_metrics = balanced_kl(
             posterior, prior, balance=weights.kl_balance, free_nats=weights.free_nats

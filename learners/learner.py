@@ -20,7 +20,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from learners.allocator import keep_freed_memory
-from learners.conductor import Conductor, Order
+from learners.conductor import Conductor
 from learners.feed import Arrays, Batch, BatchFeed
 from learners.mirror import ReplayMirror
 from learners.prefetch import NoBatch
@@ -35,8 +35,9 @@ from replay.service import ReplayService
 
 CORE = "core"  # key of optimisers, counters and random states in the learner's state
 PUBLISH_TIMEOUT_S = 60.0
-FOLLOW_TIMEOUT_S = 240.0  # for a batch, when the first learner has its own
-EXCHANGE_TIMEOUT_S = 300.0  # of gradients between learners; above the wait for a batch
+PREPARE_S = 0.2  # for a follower's batch, when the first learner has its own
+EXCHANGE_TIMEOUT_S = 120.0  # of gradients between learners, and of their consent to an update
+OTHERS_WAIT = "Another learner waits for its part of a batch."
 COUNT_EVERY_S = 0.1  # how often the hub hears how many updates were made
 
 
@@ -61,7 +62,7 @@ class CoReLearner(TorchLearner):
         super().build()
         self._agent = self.module[DEFAULT_MODULE_ID].unwrapped().agent
         self._conductor = Conductor(
-            max(1, self.config.num_learners), self._follow, EXCHANGE_TIMEOUT_S
+            max(1, self.config.num_learners), self._prepare, self._follow, EXCHANGE_TIMEOUT_S
         )
         self._conductor.collective.broadcast(self._agent.state_dict().values())
         self._core = CoReUpdate(
@@ -77,6 +78,7 @@ class CoReLearner(TorchLearner):
         self._feed: BatchFeed[Drawn] | None = None
         self._feed_reader: ReplayReader | None = None  # the feed's thread has it to itself
         self._mirror: ReplayMirror | None = None  # the feed's
+        self._held: tuple[Batch, Drawn] | None = None  # of the feed, not used yet
         self._drawn_arrays: Arrays | None = None  # of lock step
         self._drawn_mirrored: tuple[ReplayMirror, Batch] | None = None  # of lock step
         self._hub: Any = None
@@ -93,8 +95,9 @@ class CoReLearner(TorchLearner):
     ) -> dict[str, Any] | None:
         """Runs updates for `seconds`, or exactly `updates` of them in lock step.
 
-        In lock step nothing is drawn ahead of use, and the weights are at the hub on return. Of
-        several learners the first is to be asked: it takes the others along. They return None.
+        In lock step nothing is drawn ahead of use, and the weights are at the hub on return; it is
+        for a learner alone. Of several the first is to be asked, which takes the others along. They
+        return None.
 
         Returns:
             `updates` (of the whole run), `new_updates`, `metrics` (losses; means since they were
@@ -117,23 +120,22 @@ class CoReLearner(TorchLearner):
         waiting = None
         if updates is not None:
             for _number in range(updates):
-                self._conductor.tell(Order.STEP_AT_ONCE)
-                self._step_at_once()
+                self._step(*self._draw(), self._lock_step_priorities)
+                self._lock_step_priorities.flush()
             self._publisher.publish(self._core.updates, PUBLISH_TIMEOUT_S)
         else:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 begin = time.monotonic()
                 try:
-                    batch, drawn = self._batches().get(max(0.0, deadline - begin))
+                    self._hold(max(0.0, deadline - begin))
+                    waiting = None if self._conductor.begin() else OTHERS_WAIT
                 except NoBatch as error:
                     waiting = str(error)
-                    wait_s += time.monotonic() - begin
-                    break
                 wait_s += time.monotonic() - begin
-                self._conductor.tell(Order.STEP)
-                self._step(batch, drawn, self._priorities)
-                self._tell_hub()
+                if waiting is None:
+                    self._step_with_held()
+                    self._tell_hub()
         self._publisher.look()
         metrics = self._read_metrics(updates is not None)
         self._slice_ended = time.monotonic()
@@ -168,6 +170,11 @@ class CoReLearner(TorchLearner):
         with self._conductor.at_rest():
             self._close_feed()
             self._publisher.close()
+
+    def end(self) -> None:
+        """Ends all threads of this learner; it takes no part in anything after that."""
+        self.shutdown()
+        self._conductor.close()
 
     # State --------------------------------------------------------------------------------------
 
@@ -224,18 +231,29 @@ class CoReLearner(TorchLearner):
     def _make_modules_ddp_if_necessary(self) -> None:
         """Leaves the module as it is: `CoReUpdate` averages gradients itself, once per backward."""
 
-    def _follow(self, order: Order) -> None:
-        """Takes part in an update of the first learner's."""
+    def _prepare(self) -> bool:
+        """Whether this learner, which follows the first, has a batch for an update."""
         self._connect()
-        if order is Order.STEP_AT_ONCE:
-            self._step_at_once()
-        else:
-            batch, drawn = self._batches().get(FOLLOW_TIMEOUT_S)
-            self._step(batch, drawn, self._priorities)
+        try:
+            self._hold(PREPARE_S)
+        except NoBatch:
+            return False
+        return True
 
-    def _step_at_once(self) -> None:
-        self._step(*self._draw(), self._lock_step_priorities)
-        self._lock_step_priorities.flush()
+    def _follow(self) -> None:
+        """Takes part in an update of the first learner's."""
+        self._step_with_held()
+
+    def _hold(self, timeout_s: float) -> None:
+        """Draws the next batch, unless one is held that others had no part for."""
+        if self._held is None:
+            self._held = self._batches().get(timeout_s)
+
+    def _step_with_held(self) -> None:
+        assert self._held is not None
+        batch, drawn = self._held
+        self._held = None
+        self._step(batch, drawn, self._priorities)
 
     def _step(self, batch: Batch, drawn: Drawn, back: PriorityReturn[Drawn]) -> None:
         priorities = self._core.step(batch)
@@ -263,7 +281,7 @@ class CoReLearner(TorchLearner):
         if self._feed is not None and self._feed_reader is not None:
             self._feed.close(timeout_s=30.0)
             self._feed_reader.close()
-            self._feed = self._feed_reader = None
+            self._feed = self._feed_reader = self._held = None
             if self._mirror is not None:
                 self._mirror.close()
                 self._mirror = None

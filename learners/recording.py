@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,16 +12,13 @@ Step = Callable[[Mapping[str, Tensor]], Tensors]
 
 WARM_UP = 3  # steps before the recording: optimisers and libraries allocate in them
 
-logger = logging.getLogger(__name__)
-
 
 class RecordedStep:
     """Calls `step` a few times as it is, records the next call as a CUDA graph, and from then on
     replays that.
 
     Every call does one step, the recorded ones too. The step must do the same work each time, on
-    tensors of the same shapes, and must not read anything back from the device. If it cannot be
-    recorded, a warning says why, and it is called as it is.
+    tensors of the same shapes, and must not read anything back from the device.
 
     Args:
         step: Takes a batch on the device and returns tensors there.
@@ -36,18 +32,18 @@ class RecordedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: Tensors = {}
         self._outputs: Tensors = {}
-        self._refused = False
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensors:
-        """Do one step. The tensors returned hold until the next call."""
-        if self._refused:
-            return self._step(batch)
+        """Do one step. The tensors returned hold until the next call.
+
+        Raises:
+            RuntimeError: The step cannot be recorded; CUDA's state is not to be relied on then.
+        """
         self._calls += 1
         if self._calls <= WARM_UP:
             return self._warm_up(batch)
-        if self._graph is None and not self._record(batch):
-            return self._step(batch)
-        assert self._graph is not None
+        if self._graph is None:
+            self._graph = self._record(batch)
         for name, value in self._inputs.items():
             value.copy_(batch[name])
         self._graph.replay()
@@ -67,8 +63,8 @@ class RecordedStep:
         current.wait_stream(own)
         return outputs
 
-    def _record(self, batch: Mapping[str, Tensor]) -> bool:
-        """Whether the step was recorded; nothing is done by it yet."""
+    def _record(self, batch: Mapping[str, Tensor]) -> torch.cuda.CUDAGraph:
+        """Records the step; nothing of it is done yet."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         inputs = {name: value.clone() for name, value in batch.items()}
@@ -77,12 +73,9 @@ class RecordedStep:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._step(inputs)
         except RuntimeError as error:
-            self._refused = True
-            logger.warning(
-                "The update cannot be recorded as a CUDA graph and runs as it is, which is slower "
-                "(learner.cuda_graph=false hides this): %s",
-                error,
-            )
-            return False
-        self._graph, self._inputs, self._outputs = graph, inputs, outputs
-        return True
+            raise RuntimeError(
+                "The update cannot be recorded as a CUDA graph: set learner.cuda_graph=false and "
+                f"resume from the last checkpoint. ({error})"
+            ) from error
+        self._inputs, self._outputs = inputs, outputs
+        return graph

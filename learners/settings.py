@@ -114,9 +114,10 @@ class LearnerSettings:
     report_updates: int = 50  # losses are read back (one device sync) every so many updates
     device: str = "auto"  # "auto", "cpu" or "cuda"
     precision: str = "auto"  # of the pixel encoder: "auto", "float32" or "bfloat16"
-    # on a GPU: record the whole update once and replay it, so that its kernels start without gaps
-    cuda_graph: bool = True
-    # torch.compile of the recurrent step: fewer kernels on a GPU; slower on a CPU (docs/core.md)
+    # on a GPU: record the whole update once and replay it, so that its kernels start without gaps;
+    # off until it has been measured on one
+    cuda_graph: bool = False
+    # torch.compile of the recurrent step: fewer kernels on a GPU; slower on a CPU (docs/learner.md)
     compile_filter: bool = False
     # on a CPU: the process keeps memory that it frees, for the next update (glibc); saves a quarter
     # of the paper's update, and costs what the largest update takes

@@ -101,7 +101,8 @@ class CoReUpdate:
         self._summed_updates = 0
         self._recorded: Step = self._update
         # Exchanges between learners stay out of a recording.
-        if self.device.type == "cuda" and learner.cuda_graph and learners.size == 1:
+        recorded = self.device.type == "cuda" and learner.cuda_graph and learners.size == 1
+        if recorded:
             self._recorded = RecordedStep(self._update, self.generator)
         if learner.compile_filter:
             agent.model.rssm.compile_step()
@@ -124,11 +125,13 @@ class CoReUpdate:
             )
         actor_groups = _groups(dict(sac.actor.named_parameters()), learner.actor_rate, decay)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": _adam(model_groups),
-            "critic": _adam(critic_groups),
-            "actor": _adam(actor_groups),
+            "model": _adam(model_groups, recorded),
+            "critic": _adam(critic_groups, recorded),
+            "actor": _adam(actor_groups, recorded),
             "alpha": _adam(
-                [{"params": [sac.log_alpha], "lr": learner.alpha_rate}], learner.alpha_beta1
+                [{"params": [sac.log_alpha], "lr": learner.alpha_rate}],
+                recorded,
+                learner.alpha_beta1,
             ),
         }
 
@@ -179,7 +182,11 @@ class CoReUpdate:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; on another kind of device the random state begins anew."""
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            # Rates and the like are those of the settings, which may have changed since.
+            groups = optimizer.state_dict()["param_groups"]
+            saved = state["optimizers"][name]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        self._sums, self._summed_updates = None, 0
         if isinstance(self._recorded, RecordedStep):
             self._recorded.forget()
         self.updates = int(state["updates"])
@@ -343,12 +350,11 @@ def _groups(
     ]
 
 
-def _adam(groups: list[dict[str, Any]], beta1: float = 0.9) -> torch.optim.Adam:
-    device = next(iter(groups[0]["params"])).device
+def _adam(groups: list[dict[str, Any]], recorded: bool, beta1: float = 0.9) -> torch.optim.Adam:
     return torch.optim.Adam(
         groups,
         betas=(beta1, 0.999),
         eps=_ADAM_EPS,
         fused=True,
-        capturable=device.type == "cuda",  # counts its steps there, so that it can be recorded
+        capturable=recorded,  # counts its steps on the device
     )

@@ -264,16 +264,17 @@ class ReplayService:
         oldest had to leave, is told by a warning at the end.
         """
 
-        def turn(on: bool) -> int:
+        def turn(on: bool) -> list[int]:
             arguments = [(on,)] * len(self._shards)
             what = "to begin the preload" if on else "to end the preload"
-            return sum(self._call("preload", arguments=arguments, what=what, timeout_s=timeout_s))
+            return self._call("preload", arguments=arguments, what=what, timeout_s=timeout_s)
 
         before = turn(True)
         try:
             yield
         finally:
-            removed = turn(False) - before
+            # A shard that was started again meanwhile may count less than before.
+            removed = sum(max(0, now - then) for now, then in zip(turn(False), before, strict=True))
             if removed:
                 logger.warning(
                     "%d agent steps left replay during the preload, the oldest first: it holds %d. "

@@ -24,7 +24,7 @@ from actors.environments.settings import EnvironmentSettings
 
 # isort: split
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -42,9 +42,11 @@ from ray.tune import PlacementGroupFactory
 from actors.runner import StreamingEnvRunner, actor_groups
 from learners.learner import CoReLearner
 from learners.module import CoReModule
+from replay.errors import ReplayError
 from rl_system.builder import INSTEAD, SettingsBuilder, split_values
 from rl_system.checkpointed import Checkpointed, answers
 from rl_system.cluster import start_ray
+from rl_system.errors import RunError
 from rl_system.evaluator import EvaluationSchedule
 from rl_system.placement import acting_options, check_nodes
 from rl_system.plane import (
@@ -283,7 +285,7 @@ class CoRe(Checkpointed, Algorithm):
         if getattr(self, "learner_group", None) is not None:
             try:  # its reader withdraws what it asked of the shards before they go
                 self.learner_group.foreach_learner(
-                    lambda learner: learner.shutdown(), timeout_seconds=CLEANUP_S
+                    lambda learner: learner.end(), timeout_seconds=CLEANUP_S
                 )
             except Exception:
                 logger.warning("The learner did not end by itself.", exc_info=True)
@@ -313,6 +315,16 @@ class CoRe(Checkpointed, Algorithm):
         except RayActorError:
             self._leave_shards = True
             raise
+        except RayTaskError as error:
+            others = isinstance(error.cause, RuntimeError)
+            if len(self.learner_group) < 2 or not others or isinstance(error.cause, ReplayError):
+                raise
+            # Learners hear of each other's death by their exchanges, before Ray tells.
+            self._leave_shards = True
+            raise RunError(
+                "A learner has failed while several shared an update; most likely another "
+                f"learner's process has ended. Go on with `rl-system resume`. ({error.cause})"
+            ) from error
         try:
             stats = self._plane.replay.stats(timeout_s=10.0)
         except (TimeoutError, RuntimeError) as error:

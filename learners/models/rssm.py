@@ -119,12 +119,21 @@ class RSSM(nn.Module):
         recurrent = embeddings.new_zeros(batch, self.recurrent_dims)
         recurrents, latents, means, log_stds = [], [], [], []
         step = self._compiled_step or self._filter_step
+        # Sliced once, or the backward pass would put every step's share together by itself.
+        latent_weight = transition.entry.weight[:, : self.latent_dims].t()
+        recurrent_weight = correction.entry.weight[:, observed_dims:].t()
         for t in range(horizon):
             if t == 0:
                 latent, mean, log_std = self._correct(from_observed[0], noise[0])
             else:
                 recurrent, latent, mean, log_std = step(
-                    latent, recurrent, from_action[t - 1], from_observed[t], noise[t]
+                    latent,
+                    recurrent,
+                    from_action[t - 1],
+                    from_observed[t],
+                    noise[t],
+                    latent_weight,
+                    recurrent_weight,
                 )
             recurrents.append(recurrent)
             latents.append(latent)
@@ -147,15 +156,15 @@ class RSSM(nn.Module):
         from_action: Tensor,
         from_observed: Tensor,
         noise: Tensor,
+        latent_weight: Tensor,
+        recurrent_weight: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return h_t (B, Dh), s_t, and mean and log std of q(s_t), each (B, Ds), given s_t-1,
-        h_t-1, and what a_t-1 and x_t add in the first layers, each (B, hidden).
+        h_t-1, what a_t-1 and x_t add in the first layers, each (B, hidden), and those layers'
+        weights for s_t-1 and h_t.
         """
-        transition, correction = self.transition_input, self.posterior_head.network
-        latent_weight = transition.entry.weight[:, : self.latent_dims].t()
-        recurrent_weight = correction.entry.weight[:, -self.recurrent_dims :].t()
         inputs = torch.addmm(from_action, latent, latent_weight)
-        recurrent = self.cell(transition.after_entry(inputs), recurrent)
+        recurrent = self.cell(self.transition_input.after_entry(inputs), recurrent)
         return recurrent, *self._correct(
             torch.addmm(from_observed, recurrent, recurrent_weight), noise
         )

@@ -20,6 +20,7 @@ def contrastive_loss(
     negatives: str = "all",
     reduction: str = "mean",
     learners: Collective = ALONE,
+    gather: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the symmetric InfoNCE loss between features and their predictions.
 
@@ -34,8 +35,9 @@ def contrastive_loss(
         negatives: "all" other steps of the batch; those of the "same_sequence" only; or those of
             "other_sequences" only.
         reduction: "mean" or "sum".
-        learners: Whose steps are negatives, too. The loss is that of this learner's rows and
-            columns, scaled so that the mean over the learners is the loss of the whole batch.
+        learners: Those that share the batch. The loss is that of this learner's rows and columns,
+            scaled so that the mean over the learners is the loss of the whole batch.
+        gather: Whether steps of all learners are negatives, or of each only its own.
 
     Returns:
         The loss, and metrics: `contrastive/accuracy`, `contrastive/log_pairs` (the value of the
@@ -51,6 +53,9 @@ def contrastive_loss(
             f"objective.contrastive_reduction={reduction!r}: choose one of {REDUCTIONS}."
         )
     horizon, batch = features.shape[:2]
+    shares = learners.size
+    if not gather or negatives == "same_sequence":  # all that is needed is here
+        learners = ALONE
     own = features.flatten(0, 1).float()  # (n, F): n = T * B of this learner, N of all
     own_predictions = predictions.flatten(0, 1).float()
     temperature = inverse_temperature.float()
@@ -75,7 +80,7 @@ def contrastive_loss(
     over_columns = F.cross_entropy(scores, target, reduction=reduction)
     over_rows = F.cross_entropy(across, target, reduction=reduction)
     loss = over_columns + over_rows
-    loss = 0.5 * loss if reduction == "mean" else loss * learners.size
+    loss = 0.5 * loss if reduction == "mean" else loss * shares
     with torch.no_grad():
         metrics = {
             "contrastive/accuracy": (scores.argmax(-1) == target).float().mean(),

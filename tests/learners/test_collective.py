@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from learners.collective import Collective
-from learners.conductor import Conductor, Order
+from learners.conductor import Conductor
 from learners.core import CoReAgent
 from learners.noise import SharedGenerator, normal, uniform
 from learners.settings import ObjectiveSettings
@@ -27,6 +28,15 @@ CASES = {
     "fused": ("fused", ObjectiveSettings()),
     "same sequence": ("fused", ObjectiveSettings(negatives="same_sequence")),
     "other sequences": ("sequential", ObjectiveSettings(negatives="other_sequences")),
+    "same sequence, not gathered": (
+        "fused",
+        ObjectiveSettings(
+            negatives="same_sequence",
+            gather_negatives=False,
+            contrastive_reduction="sum",
+            contrastive_scale=0.01,
+        ),
+    ),
     "own negatives": ("fused", ObjectiveSettings(gather_negatives=False)),
     "sums": ("fused", ObjectiveSettings(contrastive_reduction="sum", contrastive_scale=0.01)),
 }
@@ -81,24 +91,37 @@ def learn(rank: int, store: str, out: str) -> None:
 
 
 def follow(rank: int) -> None:
-    """The first learner's orders reach the second in order, which rests in between."""
-    seen: list[Order] = []
-    conductor = Conductor(LEARNERS, seen.append, timeout_s=30.0)
+    """The first begins updates only where the second is prepared, and hears of its failure."""
+    prepared, followed = threading.Event(), []
+
+    def take_part() -> None:
+        followed.append(len(followed))
+        if len(followed) > 2:
+            raise ValueError("no such thing")
+
+    conductor = Conductor(LEARNERS, prepared.is_set, take_part, timeout_s=20.0)
     assert conductor.leads == (rank == 0)
-    orders = [Order.STEP, Order.STEP_AT_ONCE, Order.STEP]
     if conductor.leads:
-        for order in orders:
-            conductor.tell(order)
+        assert not conductor.begin() and not conductor.begin()
     dist.barrier()
+    with conductor.at_rest():
+        assert not followed
+    prepared.set()
+    dist.barrier()
+    if conductor.leads:
+        assert conductor.begin() and conductor.begin()
+    dist.barrier()
+    with conductor.at_rest():
+        assert len(followed) == (0 if conductor.leads else 2)
+    conductor.check()
+    dist.barrier()
+    if conductor.leads:
+        assert conductor.begin()  # of this one the second's part fails
+    conductor.close()
+    conductor.close()
     if not conductor.leads:
-        deadline = datetime.datetime.now() + datetime.timedelta(seconds=30)
-        while len(seen) < len(orders) and datetime.datetime.now() < deadline:
-            dist.get_rank()
-        with conductor.at_rest():
-            assert seen == orders
-        conductor.check()
-    conductor.close()
-    conductor.close()
+        with pytest.raises(ValueError, match="no such thing"):
+            conductor.check()
     dist.barrier()
 
 

@@ -355,6 +355,20 @@ def test_a_fused_update_differs_from_the_papers(make_update, batch):
     assert distance["behavior.target_critics.0.2.weight"] < 1e-5
 
 
+def test_a_loaded_state_leaves_the_rates_of_the_settings(make_update, batch):
+    saved = make_update(model_rate=1e-3)
+    saved.step(batch)
+    state = saved.state_dict()
+    for group in state["optimizers"]["model"]["param_groups"]:
+        group["capturable"] = True  # as a GPU's
+    other = make_update(model_rate=1e-4)
+    other.load_state_dict(state)
+    assert [g["lr"] for g in other.optimizers["model"].param_groups] == [1e-4, 2e-3]
+    assert not any(g["capturable"] for g in other.optimizers["model"].param_groups)
+    assert other.updates == 1 and other.metrics() == {}
+    other.step(batch)
+
+
 def test_unknown_update_order_names_the_known_ones(make_update):
     with pytest.raises(ValueError, match="sequential"):
         make_update(update_order="parallel")

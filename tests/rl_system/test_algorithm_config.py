@@ -56,7 +56,7 @@ def test_a_configuration_of_settings_gives_them_back() -> None:
         ("learner", {"bach_size": 16}, "batch_size"),
         ("lerner", {"batch_size": 16}, "learner"),
         ("environment", {"name": "dcs/cartpole-swing"}, "cartpole-swingup"),
-        ("learner", {"count": 2}, "several learner processes"),
+        ("learner", {"count": 2, "batch_size": 15}, "no multiple of learner.count"),
         ("actors", {"count": 0}, "above 0"),
     ],
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from rl_system.algorithm import CoRe
-from rl_system.errors import SettingsError
+from rl_system.errors import RunError, SettingsError
 from tests.rl_system.tiny_run import tiny_config, train_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -56,6 +59,35 @@ def test_two_learners_train_one_agent_and_go_on_from_its_checkpoint(
         assert first == second and first[0] >= saved + 20
     finally:
         algorithm.stop()
+
+
+def test_learners_that_wait_for_actors_come_to_rest_and_save(cluster: None, tmp_path: Path) -> None:
+    config = tiny_config().learners(num_learners=2)
+    algorithm = config.settings_update(learner={"updates_per_agent_step": 0.05}).build_algo()
+    try:
+        for number in range(3):
+            updates = algorithm._tally.updates
+            train_until(algorithm, lambda m, done=updates: m["updates"] >= done + 4)
+            algorithm.save_to_path(tmp_path / str(number))
+        first, second = digests(algorithm)
+        assert first == second
+    finally:
+        algorithm.stop()
+
+
+def test_when_a_learner_of_two_dies_shards_stay_for_the_run_that_goes_on(cluster: None) -> None:
+    algorithm = tiny_config().learners(num_learners=2).build_algo()
+    try:
+        train_until(algorithm, lambda m: m["updates"] >= 5)
+        results = algorithm.learner_group.foreach_learner(lambda learner: os.getpid())
+        os.kill([result.get() for result in results][1], signal.SIGKILL)
+        with pytest.raises((RunError, RayActorError)):
+            train_until(algorithm, lambda m: False)
+        assert algorithm._leave_shards
+    finally:
+        algorithm.stop()
+        for shard in algorithm._plane.replay.shards:
+            ray.kill(shard)
 
 
 def test_a_repeating_run_has_one_learner() -> None:
