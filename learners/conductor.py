@@ -6,7 +6,7 @@ import datetime
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -106,7 +106,8 @@ class Conductor:
         twice.
         """
         if self._open and self.leads:
-            self._tell(_END)
+            with suppress(RuntimeError):  # a follower that has failed does not listen any more
+                self._tell(_END)
         self._open = False
         if self._thread is not None:
             self._thread.join(self._timeout.total_seconds())

@@ -42,5 +42,5 @@ def test_what_is_freed_is_used_again_without_new_pages() -> None:
     kept, in_a_thread, again = faults("kept")
     if kept != "True":
         pytest.skip("this C library has no such options")
-    assert int(plain) > 1000  # huge pages or not, the memory came anew
-    assert int(again) < 100 and int(in_a_thread) < 100
+    assert int(plain) > 300  # huge pages or not, the memory came anew
+    assert int(again) < 60 and int(in_a_thread) < 60

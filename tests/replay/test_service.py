@@ -156,8 +156,9 @@ def test_a_preload_that_does_not_fit_warns_of_what_had_to_leave(
     assert "it holds 64. Raise replay.capacity_agent_steps" in caplog.text
 
 
-def test_priorities_of_windows_from_before_a_load_are_passed_over(
-    make: Make, tmp_path: Path
+@pytest.mark.parametrize("ended_by", ["load", "restart"])
+def test_priorities_of_windows_from_an_earlier_life_are_passed_over(
+    make: Make, tmp_path: Path, ended_by: str
 ) -> None:
     service = make(shards=1, sampler="prioritised")
     reader = service.reader(in_flight=0)
@@ -165,7 +166,10 @@ def test_priorities_of_windows_from_before_a_load_are_passed_over(
     writer, other = service.writer("a"), service.writer("b")
     write(writer, 0)
     _, drawn = reader.draw()
-    service.load(tmp_path / "empty")
+    if ended_by == "load":
+        service.load(tmp_path / "empty")
+    else:
+        kill_and_wait(service, 0)
     write(other, 0)
     other.flush()
     reader.update_priorities(drawn, np.full(4, 1e9), wait=True)

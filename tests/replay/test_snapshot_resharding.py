@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import Limiter, SnapshotError
+from replay import ChunkError, Limiter, SnapshotError
 from replay.resharding import Source, distributed, merged_table_state, part_of
 from replay.ring import Ring
 from replay.samplers import Window
@@ -228,4 +228,7 @@ def test_merged_memories_take_the_furthest_and_stay_bounded() -> None:
     assert not merged.is_repeat(chunk("a", 700, 2, 1).key)
     assert merged.is_repeat(chunk("b", 5, 3, 1).key)
     assert not merged.is_repeat(chunk("b", 5, 4, 1).key)
+    with pytest.raises(ChunkError, match=r"ended before with step 1 \(is_last\)"):
+        merged.insert(chunk("a", 700, 2, 1))
+    assert merged.insert(chunk("b", 5, 4, 1)) == 1
     assert len(state["received"]["a"]["next_start"]) == EPISODES_REMEMBERED
