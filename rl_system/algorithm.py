@@ -42,11 +42,9 @@ from ray.tune import PlacementGroupFactory
 from actors.runner import StreamingEnvRunner, actor_groups
 from learners.learner import CoReLearner
 from learners.module import CoReModule
-from replay.errors import ReplayError
 from rl_system.builder import INSTEAD, SettingsBuilder, split_values
 from rl_system.checkpointed import Checkpointed, answers
 from rl_system.cluster import start_ray
-from rl_system.errors import RunError
 from rl_system.evaluator import EvaluationSchedule
 from rl_system.placement import acting_options, check_nodes
 from rl_system.plane import (
@@ -68,7 +66,7 @@ from rl_system.resources import (
 )
 from rl_system.settings import EvaluationSettings
 from rl_system.tally import Tally
-from rl_system.watch import Watch
+from rl_system.watch import Watch, explain_learner
 
 __all__ = ["CoRe", "CoReConfig", "load_policy", "required_cpus"]
 
@@ -316,15 +314,11 @@ class CoRe(Checkpointed, Algorithm):
             self._leave_shards = True
             raise
         except RayTaskError as error:
-            others = isinstance(error.cause, RuntimeError)
-            if len(self.learner_group) < 2 or not others or isinstance(error.cause, ReplayError):
+            explained = explain_learner(error, len(self.learner_group))
+            if explained is None:
                 raise
-            # Learners hear of each other's death by their exchanges, before Ray tells.
             self._leave_shards = True
-            raise RunError(
-                "A learner has failed while several shared an update; most likely another "
-                f"learner's process has ended. Go on with `rl-system resume`. ({error.cause})"
-            ) from error
+            raise explained from error
         try:
             stats = self._plane.replay.stats(timeout_s=10.0)
         except (TimeoutError, RuntimeError) as error:

@@ -8,6 +8,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from ray.exceptions import RayTaskError
+
+from replay.errors import ReplayError
+from rl_system.errors import RunError
 from rl_system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,3 +77,18 @@ class Watch:
                 f"{self._waiting or 'The learner does not say that it waits for data.'} "
                 "If everything is just slow, raise actors.timeout_s and replay.timeout_s."
             )
+
+
+def explain_learner(error: RayTaskError, learners: int) -> RunError | None:
+    """What to raise where one of several learners has failed because another is gone; None where
+    `error` says itself what to do.
+
+    Learners hear of each other's death by their exchanges, before Ray tells.
+    """
+    cause = error.cause
+    if learners < 2 or not isinstance(cause, RuntimeError) or isinstance(cause, ReplayError):
+        return None
+    return RunError(
+        "A learner has failed while several shared an update; most likely another learner's "
+        f"process has ended. Go on with `rl-system resume`. ({cause})"
+    )

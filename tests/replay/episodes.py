@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from replay.schema import Chunk, ChunkKey, Schema, step_schema
+from replay.writer import ReplayWriter
 
 SCHEMA = step_schema((4, 4, 3), 2)
 
@@ -41,6 +42,14 @@ def episode(
     for start in range(0, length, chunk_length):
         size = min(chunk_length, length - start)
         yield chunk(actor, number, start, size, last=start + size == length, schema=schema)
+
+
+def write(writer: ReplayWriter, *numbers: int, length: int = 20, actor: str = "a") -> None:
+    """Writes whole episodes, until all of them are acknowledged."""
+    for number in numbers:
+        for part in episode(actor, number, length):
+            writer.write(part)
+    writer.flush()
 
 
 def assert_windows_are_whole(batch: dict[str, np.ndarray]) -> None:
