@@ -12,6 +12,7 @@ encoder forward and backward passes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from learners.models.rssm import States
 from learners.noise import Generator, SharedGenerator
 from learners.recording import RecordedStep, Step
 from learners.settings import UPDATE_ORDERS, BehaviorSettings, LearnerSettings, ObjectiveSettings
+
+logger = logging.getLogger(__name__)
 
 IMPORTANCE = "importance_weights"  # the field of a batch that does not come from stored steps
 _METRICS, _PRIORITIES = "metrics", "priorities"
@@ -102,6 +105,10 @@ class CoReUpdate:
         self._recorded: Step = self._update
         # Exchanges between learners stay out of a recording.
         recorded = self.device.type == "cuda" and learner.cuda_graph and learners.size == 1
+        if learner.cuda_graph and not recorded:
+            logger.warning(
+                "learner.cuda_graph does nothing here: it needs a GPU and a learner alone."
+            )
         if recorded:
             self._recorded = RecordedStep(self._update, self.generator)
         if learner.compile_filter:

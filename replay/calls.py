@@ -28,5 +28,6 @@ def gone(shard: int, error: Exception) -> ReplayError:
     """What to raise when Ray will not start a shard again."""
     return ReplayError(
         f"Replay shard {shard} is gone and will not be started again ({type(error).__name__}). "
-        "The service was stopped or its machine was lost: resume the run from its last checkpoint."
+        "The service was stopped or its machine was lost: resume the run from its last checkpoint, "
+        "or create the service anew and load its snapshot."
     )

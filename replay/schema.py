@@ -33,6 +33,8 @@ import numpy as np
 
 from replay.errors import ChunkError
 
+_PLACES = 8  # steps that a message names
+
 Batch = dict[str, np.ndarray]  # name -> (T, B, ...)
 
 
@@ -86,8 +88,8 @@ class Field:
         if values.shape != shape or values.dtype != np.dtype(self.dtype):
             return f"{self.dtype} {shape}, got {values.dtype} {values.shape}"
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            steps = np.flatnonzero(~np.isfinite(values).reshape(length, -1).all(axis=1))
-            return f"finite numbers, got others at steps {steps.tolist()} of the chunk"
+            wrong = np.logical_not(np.isfinite(values).reshape(length, -1).all(axis=1))
+            return f"finite numbers, got others at {_places(np.asarray(wrong))}"
         if self.name == "discount" and (values.min() < 0 or values.max() > 1):
             return f"numbers from 0 to 1, got {values.min():g} to {values.max():g}"
         return None
@@ -157,12 +159,12 @@ class Schema:
         if bool(is_first[0]) != (chunk.key.start == 0) or is_first[1:].any():
             raise ChunkError(
                 f"{where}: field 'is_first' expected True on step 0 of the episode and nowhere "
-                f"else, got {is_first.tolist()}."
+                f"else, got it at {_places(is_first)}."
             )
         if is_last[:-1].any():
             raise ChunkError(
-                f"{where}: field 'is_last' expected at most on the chunk's final step, got "
-                f"{is_last.tolist()}."
+                f"{where}: field 'is_last' expected at most on the chunk's final step, got it at "
+                f"{_places(is_last)}."
             )
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -201,6 +203,13 @@ def step_schema(
         Field("discount", (), "float32"),
     ]
     return Schema(tuple(fields))
+
+
+def _places(marked: np.ndarray) -> str:
+    """Which steps of a chunk are marked, the first few of them."""
+    steps = np.flatnonzero(marked).tolist()
+    more = ", ..." if len(steps) > _PLACES else ""
+    return f"steps [{', '.join(map(str, steps[:_PLACES]))}{more}] of the chunk"
 
 
 def _ints(shape: Sequence[int]) -> tuple[int, ...]:

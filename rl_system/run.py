@@ -47,6 +47,13 @@ RESUMABLE = (
     "replay.checkpoint",
     "replay.damaged",
     "learner.device",
+    # what changes the pace alone
+    "learner.torch_threads",
+    "learner.mirror_replay",
+    "learner.cuda_graph",
+    "learner.compile_filter",
+    "learner.keep_freed_memory",
+    "learner.prefetch_batches",
 )
 
 

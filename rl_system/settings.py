@@ -250,6 +250,12 @@ class Settings:
             "learner.updates_per_agent_step": learner.updates_per_agent_step,
             "learner.publish_updates": learner.publish_updates,
             "learner.torch_threads": learner.torch_threads,
+            "learner.prefetch_batches": learner.prefetch_batches,
+            "learner.report_updates": learner.report_updates,
+            "learner.model_clip": learner.model_clip,
+            "learner.critic_clip": learner.critic_clip,
+            "learner.actor_clip": learner.actor_clip,
+            "learner.alpha_clip": learner.alpha_clip,
             "behavior.reward_divisor": self.behavior.reward_divisor,
             "evaluation.parallel_episodes": self.evaluation.parallel_episodes,
             "evaluation.episodes": self.evaluation.episodes,
@@ -259,9 +265,26 @@ class Settings:
         }.items():
             if value <= 0:
                 problems.append(f"{path} is {value}; it must be above 0.")
-        if learner.weight_decay < 0:
+        for path, value in {
+            "learner.weight_decay": learner.weight_decay,
+            "learner.count": learner.count,
+            "learner.model_rate": learner.model_rate,
+            "learner.critic_model_rate": learner.critic_model_rate or 0.0,
+            "learner.inverse_temperature_rate": learner.inverse_temperature_rate,
+            "learner.actor_rate": learner.actor_rate,
+            "learner.critic_rate": learner.critic_rate,
+            "learner.alpha_rate": learner.alpha_rate,
+        }.items():
+            if value < 0:
+                problems.append(f"{path} is {value}; it must be 0 or more.")
+        if not 0 <= learner.alpha_beta1 < 1:
             problems.append(
-                f"learner.weight_decay is {learner.weight_decay}; it must be 0 or more."
+                f"learner.alpha_beta1 is {learner.alpha_beta1}; it must be from 0 to below 1."
+            )
+        if learner.mirror_replay and replay.compression != "none":
+            problems.append(
+                f"learner.mirror_replay needs steps as they are, but replay.compression is "
+                f"{replay.compression}: set it to none, or learner.mirror_replay to false."
             )
         learners = max(1, learner.count)
         if learner.batch_size % learners:

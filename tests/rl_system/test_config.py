@@ -148,6 +148,15 @@ def test_a_wrong_override_says_what_is_right(entry: str, words: list[str]) -> No
     [
         (["learner.crop_size=101"], ["learner.crop_size (101)", "environment.image_size (100)"]),
         (["learner.sequence_length=126"], ["126", "125 agent steps"]),
+        (["learner.model_clip=-1"], ["learner.model_clip is -1", "above 0"]),
+        (["learner.prefetch_batches=0"], ["learner.prefetch_batches", "above 0"]),
+        (["learner.critic_rate=-1"], ["learner.critic_rate", "0 or more"]),
+        (["learner.count=-1"], ["learner.count is -1"]),
+        (["learner.alpha_beta1=2"], ["learner.alpha_beta1", "below 1"]),
+        (
+            ["learner.mirror_replay=true", "replay.compression=zstd"],
+            ["learner.mirror_replay needs steps as they are"],
+        ),
         (["learner.batch_size=15", "learner.count=2"], ["learner.count (2)", "Set it to 16"]),
         (
             ["replay.minimum_agent_steps=20", "replay.shards=2"],
