@@ -176,7 +176,10 @@ def test_the_mirror_of_a_shard_that_was_killed_begins_anew(make: Make) -> None:
     write(writer, 100, 101)
     for _ in range(6):
         batch, drawn = mirrored.draw(timeout_s=60)
-        assert_right(batch, drawn)
+        assert_windows_are_whole(batch)
+        # An episode that was cut by the kill may begin in the middle.
+        later = batch["action"][0, :, 0] >= 100
+        np.testing.assert_array_equal(batch["reward"][0, later], drawn.starts[later])
         of_restarted = batch["action"][0, drawn.shards == 0, 0]
         assert (of_restarted >= 4).all()
     assert mirrored.reader.stats()["mapped_shards"] == 2
