@@ -117,10 +117,10 @@ class LearnerSettings:
     # on a GPU: record the whole update once and replay it, so that its kernels start without gaps;
     # off until it has been measured on one
     cuda_graph: bool = False
-    # torch.compile of the recurrent step: fewer kernels on a GPU; slower on a CPU (docs/learner.md)
+    # torch.compile of the recurrent step: fewer kernels on a GPU; no clear gain on a CPU (docs/learner.md)
     compile_filter: bool = False
-    # on a CPU: the process keeps memory that it frees, for the next update (glibc); saves a quarter
-    # of the paper's update, and costs what the largest update takes
+    # on a CPU: the process keeps memory that it frees, for the next update (glibc): large updates
+    # then touch few new pages, and the process stays as large as its largest update
     keep_freed_memory: bool = True
     torch_threads: int = 1  # threads of the learner process on a CPU
     # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
