@@ -117,7 +117,7 @@ class LearnerSettings:
     # on a GPU: record the whole update once and replay it, so that its kernels start without gaps;
     # off until it has been measured on one
     cuda_graph: bool = False
-    # torch.compile of the recurrent step: fewer kernels on a GPU; no clear gain on a CPU (docs/learner.md)
+    # torch.compile of the recurrent step: fewer kernels on a GPU; no clear gain on a CPU
     compile_filter: bool = False
     # on a CPU: the process keeps memory that it frees, for the next update (glibc): large updates
     # then touch few new pages, and the process stays as large as its largest update
