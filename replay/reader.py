@@ -111,13 +111,14 @@ class ReplayReader:
         self._waits = 0
         self._wait_s = 0.0
         self._redrawn = 0
+        self._closed = False
 
     def read(self, out: Batch | None = None, timeout_s: float | None = None) -> Batch:
         """The next batch: arrays (T, B, ...). Raises `ReplayTimeout` after `timeout_s`, saying who
         waits for whom.
 
         After a time-out the requests stay in flight and the call can be repeated. Raises
-        `ReplayError` if a shard is gone for good.
+        `ReplayError` if a shard is gone for good, or if this reader was closed.
         """
         return self.draw(out, timeout_s)[0]
 
@@ -138,6 +139,7 @@ class ReplayReader:
 
     def ask(self, sequences: int | None = None) -> None:
         """Asks for one batch more, of `sequences` windows (default: the reader's batch size)."""
+        self._require_open()
         parts = shares(sequences or self._batch_size, len(self._shards), self._asked)
         self._asked += 1
         pending = _Pending(parts, list(self._numbers), [None] * len(parts))
@@ -153,6 +155,7 @@ class ReplayReader:
         """The batch asked for first. See `draw`. With `keep` it can be received again, until
         `forget`.
         """
+        self._require_open()
         if out is None:
             out = self.schema.empty(self.window.length, sum(self._pending[0].sequences))
         drawn = self._receive(ArraySink(out), timeout_s)
@@ -190,6 +193,7 @@ class ReplayReader:
         With `wait` every shard has them on return, so that the next draw knows of them; raises
         `ReplayTimeout` if that takes longer than `timeout_s`.
         """
+        self._require_open()
         priorities = checked_priorities(priorities, len(drawn.starts))
         calls = []
         for shard in np.unique(drawn.shards).tolist():
@@ -216,7 +220,8 @@ class ReplayReader:
         ]
 
     def close(self) -> None:
-        """Withdraws the requests in flight."""
+        """Withdraws the requests in flight; nothing can be read after that. Safe to call twice."""
+        self._closed = True
         for pending in self._pending:
             for call in pending.calls:
                 if call is not None:
@@ -235,6 +240,12 @@ class ReplayReader:
             "redrawn_sequences": self._redrawn,
             "mapped_shards": sum(ring is not None for ring in self._rings),
         }
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ReplayError(
+                "This reader was closed: make another with ReplayService.connect(...).reader()."
+            )
 
     def _ask_ahead(self, at_least: int = 0) -> None:
         while len(self._pending) < max(at_least, self.depth):

@@ -38,7 +38,7 @@ from replay.schema import Schema
 from replay.server import ShardServer
 from replay.settings import ReplaySettings
 from replay.shard import Request
-from replay.snapshot import MANIFEST, SnapshotWriter, read_manifest, read_snapshot
+from replay.snapshot import MANIFEST, SnapshotWriter, read_manifest, read_snapshot, writable
 from replay.workload import Workload, shares
 from replay.writer import ReplayWriter
 
@@ -317,10 +317,11 @@ class ReplayService:
         The directory appears whole or not at all; one of the same name is replaced. It must lie
         where every shard's machine can write. Steps that the snapshot before holds already are not
         written again. Shards started again after a crash go back to it.
-        Raises `ReplayTimeout` if no shard writes on for `timeout_s`, or `ReplayError` if a shard is
-        gone or has written elsewhere; an earlier snapshot at `path` is then untouched.
+        Raises `ReplayTimeout` if no shard writes on for `timeout_s`, or `ReplayError` if nothing
+        can be written there, a shard is gone or has written elsewhere; an earlier snapshot at
+        `path` is then untouched.
         """
-        with SnapshotWriter(path) as writer:
+        with writable(path), SnapshotWriter(path) as writer:
             parts = [str(writer.staging / _part(index)) for index in range(len(self._shards))]
             self._call(
                 "save",

@@ -21,7 +21,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -158,6 +159,20 @@ class SnapshotWriter:
     ) -> None:
         """Discards what was not committed."""
         self.discard()
+
+
+@contextmanager
+def writable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises `SnapshotError` where the file system refuses what is done for the snapshot `path`."""
+    try:
+        yield
+    except TimeoutError:  # an OSError too, and one that says itself what to do
+        raise
+    except OSError as error:
+        raise SnapshotError(
+            f"No snapshot can be written at {path} ({error}). Give a folder that this machine and "
+            "those of all shards can write, with room enough (run.directory)."
+        ) from error
 
 
 def find_snapshot(path: Path) -> Path:

@@ -90,6 +90,7 @@ class ReplayWriter:
         self._routes: OrderedDict[tuple[str, int], _Route] = OrderedDict()
         self._admissions: dict[int, Any] = {}  # shard -> pending answer to "may an episode begin?"
         self._in_flight = 0
+        self._closed = False
         self._waits = 0
         self._wait_s = 0.0
 
@@ -98,8 +99,10 @@ class ReplayWriter:
 
         Raises `ChunkError` at once if the chunk does not fit the schema, `ReplayTimeout` if there
         is no room in flight within `timeout_s` (default: the service's; the chunk is then not
-        taken: the call can be repeated), `ReplayError` if a shard is gone for good.
+        taken: the call can be repeated), `ReplayError` if a shard is gone for good or this writer
+        was closed.
         """
+        self._require_open()
         self._schema.validate(chunk)
         self._advance(0.0)
         if self._in_flight >= self._limit:
@@ -122,17 +125,24 @@ class ReplayWriter:
         `write` does the same. An actor that pauses between two chunks (an evaluation, a reset that
         takes seconds) calls it meanwhile, so that a chunk queued behind another does not lie still.
         """
+        self._require_open()
         self._advance(0.0)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Waits until every chunk is acknowledged. Raises `ReplayTimeout` after `timeout_s`
         (default: the service's).
         """
+        self._require_open()
         self._wait(0, "for the last chunks", timeout_s)
 
     def close(self) -> None:
-        """Flushes. Episodes that have not ended stay in replay as they are."""
+        """Flushes; nothing can be written after that. Episodes that have not ended stay in replay
+        as they are. Safe to call twice; after an error the writer is still open.
+        """
+        if self._closed:
+            return
         self.flush()
+        self._closed = True
         for call in self._admissions.values():
             ray.cancel(call)
         self._admissions.clear()
@@ -147,6 +157,13 @@ class ReplayWriter:
             "chunks_in_flight": self._in_flight,
             "shards_by_value": len(self._by_value),
         }
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ReplayError(
+                f"The writer of {self._actor} was closed: make another with "
+                "ReplayService.connect(...).writer(...)."
+            )
 
     def _preferred(self, without: set[int]) -> int:
         return min((s for s in self._order if s not in without), key=lambda s: self._given[s])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +16,12 @@ Make = Callable[..., ReplayService]
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
     """A small Ray of this machine's own."""
-    root = str(Path(__file__).parents[2])
+    # No `runtime_env`: processes would then be started anew that Ray holds ready without.
     ray.init(
         address="local",
         num_cpus=8,
         object_store_memory=150 * 2**20,
         include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}},
         log_to_driver=False,
     )
     yield

@@ -84,7 +84,7 @@ def test_a_writer_gives_every_shard_as_much_and_starts_at_the_one_numbered_like_
 
 
 def test_an_actor_that_starts_again_from_episode_0_is_not_taken_for_a_repeat(make: Make) -> None:
-    service = make()
+    service = make(shards=1)
     for _ in range(2):
         writer = service.writer("a")
         write(writer, 0)
@@ -93,7 +93,7 @@ def test_an_actor_that_starts_again_from_episode_0_is_not_taken_for_a_repeat(mak
 
 
 def test_a_batch_can_be_read_into_given_arrays(make: Make) -> None:
-    service = make()
+    service = make(shards=1)
     writer, reader = service.writer("a"), service.reader()
     write(writer, 0, 1)
     out = SCHEMA.empty(6, 4)
@@ -102,8 +102,40 @@ def test_a_batch_can_be_read_into_given_arrays(make: Make) -> None:
     reader.close()
 
 
-def test_a_bad_chunk_is_refused_at_the_writer(make: Make) -> None:
+def test_a_closed_writer_refuses_and_can_be_closed_twice(make: Make) -> None:
     service = make()
+    writer = service.writer("a")
+    write(writer, 0)
+    writer.close()
+    writer.close()
+    for call in (lambda: write(writer, 1), writer.poll, writer.flush):
+        with pytest.raises(ReplayError, match="The writer of a was closed: make another"):
+            call()
+    assert service.stats()["inserted_agent_steps"] == 20
+    assert writer.stats()["chunks_in_flight"] == 0
+
+
+@pytest.mark.parametrize("in_flight", [0, 2])
+def test_a_closed_reader_refuses_and_can_be_closed_twice(make: Make, in_flight: int) -> None:
+    service = make()
+    writer, reader = service.writer("a"), service.reader(in_flight=in_flight)
+    write(writer, 0, 1)
+    _, drawn = reader.draw()
+    reader.close()
+    reader.close()
+    calls = (
+        reader.read,
+        reader.ask,
+        reader.receive,
+        lambda: reader.update_priorities(drawn, np.ones(4)),
+    )
+    for call in calls:
+        with pytest.raises(ReplayError, match="This reader was closed: make another"):
+            call()
+
+
+def test_a_bad_chunk_is_refused_at_the_writer(make: Make) -> None:
+    service = make(shards=1)
     with pytest.raises(ChunkError, match="'is_first'"):
         service.writer("a").write(
             chunk("a", 0, 3, 4).__class__(chunk("a", 0, 0, 4).key, chunk("a", 0, 3, 4).steps)
@@ -224,7 +256,7 @@ def test_a_learner_waits_for_actors_and_is_told_for_what(make: Make) -> None:
 
 
 def test_a_learner_is_told_when_no_episode_is_long_enough(make: Make) -> None:
-    service = make()
+    service = make(shards=1)
     writer, reader = service.writer("a"), service.reader(batch_length=21)
     write(writer, 0, 1)
     with pytest.raises(ReplayTimeout, match="no episode of 21 steps"):
@@ -354,7 +386,7 @@ def test_a_stopped_service_is_told_to_both_sides(make: Make) -> None:
 
 
 def test_a_prefix_in_use_and_a_prefix_unknown_are_told_apart(make: Make) -> None:
-    service = make()
+    service = make(shards=1)
     with pytest.raises(ReplayError, match="is running already"):
         ReplayService.create(service.prefix, SCHEMA, service.settings, service.workload)
     assert service.stats()["restarts"] == 0
@@ -411,7 +443,7 @@ def test_the_package_imports_neither_torch_nor_ray() -> None:
 
 
 def test_reading_does_not_pin_the_object_store(make: Make) -> None:
-    service = make()
+    service = make(shards=1)
     writer, reader = service.writer("a"), service.reader()
     write(writer, *range(8))
     kept = [reader.read() for _ in range(20)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray
 
-from replay import ReplayError, ReplayTimeout, SnapshotError, Workload
+from replay import ReplayError, ReplayTimeout, SnapshotError, Workload, following
 from replay.service import ReplayService
 from replay.snapshot import SnapshotWriter, read_manifest
 from replay.writer import ReplayWriter
@@ -62,6 +62,18 @@ def wait_for_restart(service: ReplayService, index: int) -> dict[str, float]:
         if stats["restarts"]:
             return stats
     pytest.fail("the shard was not started again")
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(
+    make: Make, tmp_path: Path
+) -> None:
+    service = make()
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "replay", Path("/proc/none/replay")):
+        with pytest.raises(SnapshotError, match=r"(?s)No snapshot can be .*run\.directory") as told:
+            service.save(folder)
+        assert str(folder) in str(told.value)
+    service.save(tmp_path / "replay")
 
 
 def test_a_saved_service_comes_back_with_counts_and_draws_the_same_batches(
@@ -268,8 +280,9 @@ def test_a_killed_shard_goes_back_to_what_is_whole_of_a_damaged_snapshot(
 
 
 def test_a_shard_that_hangs_in_a_save_or_load_is_named_and_nothing_is_lost(
-    make: Make, tmp_path: Path
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(following, "ASK_TIMEOUT_S", 0.1)  # it does not answer in any time
     service = make()
     write(service.writer("a"), *range(4))
     service.save(tmp_path / "replay")
