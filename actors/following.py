@@ -12,7 +12,7 @@ LOOKS_PER_ANSWER = 3  # ask the hub, receive its answer, receive the weights
 
 
 class Module(Protocol):
-    """What is followed with; `learners.module.CoReModule` is one."""
+    """What is followed with; `learners.module.AgentModule` is one."""
 
     def initial_state(self, count: int, /) -> Any:
         """See `actors.worker.Policy`."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _duration(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0 on")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rl-system bench learner",
@@ -99,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=_duration,
         default=120.0,
         metavar="N",
         help="for all rounds, at least three; setting up is extra (120)",
@@ -128,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compile",
         choices=COMPILE,
         default="off",
-        help="filter: ours with learner.compile_filter; compiling itself is not timed (off)",
+        help="filter: ours with learner.compile_kernels; compiling itself is not timed (off)",
     )
     parser.add_argument(
         "--no-graph", action="store_true", help="on a GPU: ours without learner.cuda_graph"

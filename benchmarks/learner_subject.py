@@ -14,12 +14,12 @@ from torch import Tensor
 
 from learners.core import CoReAgent
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
-from learners.update import CoReUpdate
+from learners.core_update import CoReUpdate
 from tests.learners.reference import ReferenceUpdate
 
 SEED = 0
 OURS = ("sequential", "fused")
-COMPILE = ("off", "filter")  # filter: learner.compile_filter
+COMPILE = ("off", "filter")  # filter: learner.compile_kernels
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Subject:
             size.learner,
             update_order=variant.order,
             precision=variant.precision,
-            compile_filter=variant.compile == "filter",
+            compile_kernels=variant.compile == "filter",
             cuda_graph=variant.graph,
         )
         self._agent = agent.to(self._device)

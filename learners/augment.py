@@ -26,13 +26,21 @@ def crop_windows(frames: Tensor, size: int, top: Tensor, left: Tensor) -> Tensor
     return squares[:, window, top, left]
 
 
-def random_crop(frames: Tensor, size: int, generator: Generator = None) -> Tensor:
-    """Return one uniformly placed crop per window (T, B, size, size, C)."""
+def corners(frames: Tensor, size: int, generator: Generator = None) -> tuple[Tensor, Tensor]:
+    """Draw uniformly where each window's square begins: first rows and columns, int64 (B,)."""
     batch, height, width = frames.shape[1:4]
     draws = uniform((2, batch), generator, frames.device)
-    top = (draws[0] * (height - size + 1)).long()
-    left = (draws[1] * (width - size + 1)).long()
-    return crop_windows(frames, size, top, left)
+    return (draws[0] * (height - size + 1)).long(), (draws[1] * (width - size + 1)).long()
+
+
+def random_crop(frames: Tensor, size: int, generator: Generator = None) -> Tensor:
+    """Return one uniformly placed crop per window (T, B, size, size, C)."""
+    return crop_windows(frames, size, *corners(frames, size, generator))
+
+
+def crop_pixels(frames: Tensor, size: int, top: Tensor, left: Tensor) -> Tensor:
+    """Cut as `crop_windows` and convert as `to_pixels`: one kernel, if it is compiled."""
+    return to_pixels(crop_windows(frames, size, top, left))
 
 
 def centre_crop(frames: Tensor, size: int) -> Tensor:

@@ -1,22 +1,18 @@
-"""CoRe's agent: world model and behaviour in one module, with its losses and its acting step.
-
-This file imports no ray: it trains on any machine that has torch and NumPy.
-"""
+"""CoRe's agent: world model and behaviour in one module, with its losses and its acting step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
+from learners.agent import ActingState, Agent, Observation
 from learners.augment import centre_crop, to_pixels
 from learners.behaviors.sac import SoftActorCritic
 from learners.collective import ALONE, Collective
+from learners.models.policy import Actor, TwinCritic
 from learners.models.rssm import States
 from learners.models.world_model import WorldModel
 from learners.noise import Generator
@@ -24,21 +20,9 @@ from learners.objectives.contrastive import contrastive_loss
 from learners.objectives.divergence import balanced_kl
 from learners.objectives.prediction import inverse_dynamics_loss, reward_prediction_loss
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
-from learners.weights import FlatWeights
-
-ActingState = dict[str, Tensor]
-Observation = np.ndarray | Mapping[str, np.ndarray]
-
-_ACTING_PARTS = (
-    "model.encoder.",
-    "model.proprioception_encoder.",
-    "model.rssm.",
-    "behavior.actor.",
-)
-_NOT_ACTING = ("model.rssm.prior_head.",)
 
 
-class CoReAgent(nn.Module):
+class CoReAgent(Agent):
     """Contrastive recurrent state-space model with soft actor-critic.
 
     It observes pictures, and with a `proprioception_size` P above 0 P numbers beside each.
@@ -47,6 +31,16 @@ class CoReAgent(nn.Module):
         model: World model, trained by J_M and (by default) by the Bellman error.
         behavior: Actor, critics and temperature.
     """
+
+    acting_parts = (
+        "model.encoder.",
+        "model.proprioception_encoder.",
+        "model.rssm.embedding.",
+        "model.rssm.transition_input.",
+        "model.rssm.cell.",
+        "model.rssm.posterior_head.",
+        "behavior.actor.",
+    )
 
     def __init__(
         self,
@@ -69,7 +63,13 @@ class CoReAgent(nn.Module):
             objective.inverse_temperature_init,
             proprioception_size,
         )
-        self.behavior = SoftActorCritic(behavior, self.model.state_dims, action_dims)
+        state_dims = self.model.state_dims
+        self.behavior = SoftActorCritic(
+            behavior,
+            Actor(behavior, state_dims, action_dims),
+            TwinCritic(state_dims, action_dims, behavior.critic_dims),
+            action_dims,
+        )
 
     # Losses -------------------------------------------------------------------------------------
 
@@ -154,13 +154,7 @@ class CoReAgent(nn.Module):
 
     def initial_state(self, count: int) -> ActingState:
         """Return zero acting states of `count` environments: h, s and the previous action."""
-        rssm = self.model.rssm
-        device = self.model.inverse_temperature.device
-        return {
-            "recurrent": torch.zeros(count, rssm.recurrent_dims, device=device),
-            "latent": torch.zeros(count, rssm.latent_dims, device=device),
-            "action": torch.zeros(count, self.action_dims, device=device),
-        }
+        return self.model.rssm.initial_state(count, self.device)
 
     @torch.no_grad()
     def act(
@@ -173,29 +167,14 @@ class CoReAgent(nn.Module):
     ) -> tuple[np.ndarray, ActingState]:
         """Filter one more observation of every environment and choose its action.
 
-        Args:
-            observation: uint8 (N, H, W, 3), the centre crop of it is seen; or that as `observation`
-                in a dictionary with float32 (N, P) `proprioception`.
-            state: Acting states of the N environments.
-            is_first: bool (N,); where true the state restarts at the beginning of an episode.
-            explore: Sample the action; otherwise take tanh(mean). The posterior is sampled either
-                way, as in the released code.
-            generator: Source of the noise; None uses torch's global one.
-
-        Returns:
-            Actions float32 (N, A) in [-1, 1] and the next acting states.
+        As `Agent.act`: exploring samples the action, otherwise it is tanh(mean). The posterior is
+        sampled either way, as in the released code.
         """
-        rssm = self.model.rssm
-        device = self.model.inverse_temperature.device
-        # Copies: Ray's arrays are read-only.
-        parts = observation if isinstance(observation, Mapping) else {"observation": observation}
-        tensors = {name: torch.tensor(value, device=device) for name, value in parts.items()}
+        tensors = self.observed(observation)
         pixels = to_pixels(centre_crop(tensors["observation"], self.crop_size))
         features = self.model.encode(pixels, tensors.get("proprioception"))  # (N, F)
-        first = torch.as_tensor(is_first, dtype=torch.bool, device=device)[:, None]
-        recurrent = rssm.transition(state["latent"], state["action"], state["recurrent"])
-        recurrent = recurrent.masked_fill(first, 0.0)
-        posterior = rssm.posterior(rssm.embed(features), recurrent)
+        first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
+        posterior, recurrent = self.model.rssm.correct(features, state, first)
         states = torch.cat([posterior.mean, recurrent], -1)
         actor = self.behavior.actor
         action = actor.sample(states, generator)[0] if explore else actor.deterministic(states)
@@ -206,38 +185,10 @@ class CoReAgent(nn.Module):
         }
         return action.cpu().numpy(), following
 
-    def acting_state_dict(self) -> dict[str, np.ndarray]:
-        """Return copies of the weights that acting needs, by parameter name."""
-        return {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in self._acting_tensors().items()
-        }
+    def compute_in(self, precision: torch.dtype) -> None:
+        """Set the dtype of the pixel encoder."""
+        self.model.encoder.precision = precision
 
-    def acting_weights(self) -> FlatWeights:
-        """Return the same weights where they are, to be published from here or replaced here."""
-        return FlatWeights(self._acting_tensors())
-
-    def _acting_tensors(self) -> dict[str, Tensor]:
-        return {
-            name: value
-            for name, value in self.state_dict(keep_vars=True).items()
-            if name.startswith(_ACTING_PARTS) and not name.startswith(_NOT_ACTING)
-        }
-
-    @torch.no_grad()
-    def load_acting_state_dict(self, weights: dict[str, np.ndarray]) -> None:
-        """Take over weights made by `acting_state_dict`.
-
-        Raises:
-            ValueError: A name or a shape does not fit this agent; nothing is changed then.
-        """
-        own: dict[str, Any] = self.state_dict()
-        for name, value in weights.items():
-            if name not in own or tuple(own[name].shape) != value.shape:
-                expected = tuple(own[name].shape) if name in own else "no such parameter"
-                raise ValueError(
-                    f"Weights do not fit this agent: {name} has shape {value.shape}, expected "
-                    f"{expected}. Use the settings.yaml of the run that made them."
-                )
-        for name, value in weights.items():
-            own[name].copy_(torch.from_numpy(np.array(value)))
+    def compile_kernels(self) -> None:
+        """Have torch.compile fuse the recurrent step."""
+        self.model.rssm.compile_steps()

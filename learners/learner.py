@@ -7,6 +7,7 @@ queued, so the learner never waits for the driver.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from functools import partial
@@ -17,6 +18,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from learners.allocator import keep_freed_memory
@@ -26,7 +28,8 @@ from learners.mirror import ReplayMirror
 from learners.prefetch import NoBatch
 from learners.priorities import PriorityReturn
 from learners.publisher import WeightPublisher
-from learners.update import IMPORTANCE, CoReUpdate
+from learners.systems import SYSTEMS
+from learners.update import IMPORTANCE
 from learners.weights import Published
 from replay.placement import NAMESPACE
 from replay.reader import Drawn, ReplayReader
@@ -40,13 +43,38 @@ EXCHANGE_TIMEOUT_S = 120.0  # of gradients between learners, and of their consen
 OTHERS_WAIT = "Another learner waits for its part of a batch."
 COUNT_EVERY_S = 0.1  # how often the hub hears how many updates were made
 
+logger = logging.getLogger(__name__)
 
-class CoReLearner(TorchLearner):
-    """Trains one `CoReModule` with `CoReUpdate`.
 
-    Its options are `config.plane` (see actors/runner.py) with `learner`, `objective` and `behavior`
-    settings. Optimisers live in `CoReUpdate`; RLlib's own are not used.
+class SystemLearnerGroup(LearnerGroup):
+    """RLlib's group of learner processes, ended at once if one of them cannot be built.
+
+    RLlib ends such a group when it is collected. Where the error is still held then, that is after
+    Ray was shut down, and Ray would be started once more for it.
     """
+
+    def __init__(self, **values: Any) -> None:
+        """Starts and builds the learners; raises what their `build` raises."""
+        try:
+            super().__init__(**values)
+        except BaseException:
+            try:
+                self.shutdown()
+            except Exception:  # the error that counts is the one of the build
+                logger.warning("The learners did not end.", exc_info=True)
+            self._is_shut_down = True  # nothing is left for RLlib to end
+            raise
+
+
+class SystemLearner(TorchLearner):
+    """Trains one `AgentModule` with the updates of its system.
+
+    Its options are `config.plane` (see actors/runner.py) with `system`, and its `learner`,
+    `objective` and `behavior` settings. Optimisers live in the system's `Update`; RLlib's own are
+    not used.
+    """
+
+    _complete = False  # until `build` has come to its end
 
     def build(self) -> None:
         """Builds the module and the update on this process's device."""
@@ -65,7 +93,7 @@ class CoReLearner(TorchLearner):
             max(1, self.config.num_learners), self._prepare, self._follow, EXCHANGE_TIMEOUT_S
         )
         self._conductor.collective.broadcast(self._agent.state_dict().values())
-        self._core = CoReUpdate(
+        self._core = SYSTEMS[plane["system"]].update(
             self._agent,
             settings,
             plane["objective"],
@@ -87,6 +115,7 @@ class CoReLearner(TorchLearner):
         self._counted_at = 0.0
         self._measured_updates = 0
         self._slice_ended: float | None = None
+        self._complete = True
 
     # What the Algorithm calls -------------------------------------------------------------------
 
@@ -166,7 +195,9 @@ class CoReLearner(TorchLearner):
             return self._core.updates
 
     def shutdown(self) -> None:
-        """Ends the threads that read batches and send weights."""
+        """Ends the threads that read batches and send weights, if `build` has come so far."""
+        if not self._complete:
+            return
         with self._conductor.at_rest():
             self._close_feed()
             self._publisher.close()
@@ -174,7 +205,8 @@ class CoReLearner(TorchLearner):
     def end(self) -> None:
         """Ends all threads of this learner; it takes no part in anything after that."""
         self.shutdown()
-        self._conductor.close()
+        if self._complete:
+            self._conductor.close()
 
     # State --------------------------------------------------------------------------------------
 
@@ -210,11 +242,11 @@ class CoReLearner(TorchLearner):
     # RLlib's own optimisation, not used ---------------------------------------------------------
 
     def configure_optimizers(self) -> None:
-        """Registers none: `CoReUpdate` owns the optimisers."""
+        """Registers none: the system's `Update` owns the optimisers."""
 
     def compute_loss_for_module(self, **_: Any) -> Any:
         """Refuses: losses are computed inside `CoReUpdate`."""
-        raise NotImplementedError("CoRe's losses are computed in learners/update.py.")
+        raise NotImplementedError("Losses are computed by the system's `Update`.")
 
     # Parts --------------------------------------------------------------------------------------
 
@@ -229,7 +261,7 @@ class CoReLearner(TorchLearner):
             self._lock_step_priorities = PriorityReturn(update)
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Leaves the module as it is: `CoReUpdate` averages gradients itself, once per backward."""
+        """Leaves the module as it is: the `Update` averages gradients itself, once per backward."""
 
     def _prepare(self) -> bool:
         """Whether this learner, which follows the first, has a batch for an update."""

@@ -1,4 +1,4 @@
-"""CoRe's agent as an RLModule: the form in which RLlib builds it on actors and learners."""
+"""An agent as an RLModule: the form in which RLlib builds it on actors and learners."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
-from learners.core import ActingState, CoReAgent, Observation
+from learners.agent import ActingState, Agent, Observation
+from learners.systems import SYSTEMS
 from learners.weights import Published
 
 
-class CoReModule(TorchRLModule):
-    """Holds a `CoReAgent` and answers as a policy.
+class AgentModule(TorchRLModule):
+    """Holds an agent and answers as a policy.
 
-    `model_config` carries the four settings objects `model`, `objective`, `behavior` and `learner`;
-    the sizes of actions and of proprioception come from the spaces. RLlib's forward methods are not
-    used: acting goes through `act` and training through `learners.update`.
+    `model_config` carries the name of the `system` and its settings objects `model`, `objective`,
+    `behavior` and `learner`; the sizes of actions and of proprioception come from the spaces.
+    RLlib's forward methods are not used: acting goes through `act` and training through
+    `learners.update`.
     """
 
-    agent: CoReAgent
+    agent: Agent
 
     def setup(self) -> None:
         """Builds the agent; called by RLlib's constructor."""
@@ -28,7 +30,7 @@ class CoReModule(TorchRLModule):
         size = 0
         if isinstance(space, gym.spaces.Dict):
             size = cast(gym.spaces.Box, space["proprioception"]).shape[0]
-        self.agent = CoReAgent(
+        self.agent = SYSTEMS[config["system"]].agent(
             config["model"],
             config["objective"],
             config["behavior"],
@@ -38,13 +40,13 @@ class CoReModule(TorchRLModule):
         )
 
     def initial_state(self, count: int) -> ActingState:
-        """See `CoReAgent.initial_state`."""
+        """See `Agent.initial_state`."""
         return self.agent.initial_state(count)
 
     def act(
         self, observation: Observation, state: ActingState, is_first: np.ndarray, explore: bool
     ) -> tuple[np.ndarray, ActingState]:
-        """See `CoReAgent.act`; noise comes from torch's global generator."""
+        """See `Agent.act`; noise comes from torch's global generator."""
         return self.agent.act(observation, state, is_first, explore)
 
     def load_weights(self, published: Published) -> None:

@@ -1,4 +1,4 @@
-"""Settings of models, objectives, behaviour and optimisation.
+"""Settings of models, objectives, behaviour and optimisation: CoRe's, and what systems share.
 
 The defaults are the numbers that produced CoRe's published results (paper Table 5 and the
 released configuration); where paper and released code differ the default follows the code and the
@@ -65,16 +65,11 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True)
-class BehaviorSettings:
-    """Soft actor-critic on the latent state (paper section 2.3)."""
+class SACSettings:
+    """Soft actor-critic on the latent state: what every system that uses it can set."""
 
-    actor_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of the actor
-    critic_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of each critic
     discount: float = 0.99  # gamma per agent step
     target_rate: float = 0.005  # tau of the target critics' moving average
-    log_std_min: float = -10.0  # lower bound of the actor's log standard deviation
-    log_std_max: float = 2.0  # upper bound of the actor's log standard deviation
-    mean_bound: float = 5.0  # the actor's mean is bound * tanh(mean / bound) before squashing
     log_alpha_init: float = -2.3  # initial log temperature (alpha 0.1003)
     log_alpha_max: float = 3.0  # upper clamp of the log temperature
     target_entropy: float | None = None  # null: minus the number of action dimensions
@@ -86,27 +81,26 @@ class BehaviorSettings:
 
 
 @dataclass(frozen=True)
-class LearnerSettings:
-    """Batches, optimisers and the pace of updates."""
+class BehaviorSettings(SACSettings):
+    """CoRe's soft actor-critic (paper section 2.3)."""
 
-    update_order: str = "sequential"  # "sequential" (paper) or "fused" (one forward and backward)
+    actor_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of the actor
+    critic_dims: tuple[int, ...] = (1024, 1024, 1024)  # hidden ReLU layers of each critic
+    log_std_min: float = -10.0  # lower bound of the actor's log standard deviation
+    log_std_max: float = 2.0  # upper bound of the actor's log standard deviation
+    mean_bound: float = 5.0  # the actor's mean is bound * tanh(mean / bound) before squashing
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Batches, the pace of updates and the machine: what every system's learner can set."""
+
     batch_size: int = 32  # B, windows in a batch
     sequence_length: int = 32  # T, agent steps in a window
     updates_per_agent_step: float = 0.5  # update ratio; times B*T it is the samples per insert
     crop_size: int = 84  # side of the square crop that the encoder sees, pixels
     random_crop: bool = True  # one random crop per window while training; centre crop otherwise
-    model_rate: float = 3e-4  # Adam learning rate of the model
-    critic_model_rate: float | None = None  # rate of the critic's step on the model; null: as model
-    inverse_temperature_rate: float = 2e-3  # Adam learning rate of the contrastive temperature
-    actor_rate: float = 1e-3  # Adam learning rate of the actor
-    critic_rate: float = 1e-3  # Adam learning rate of the critics
-    alpha_rate: float = 1e-3  # Adam learning rate of the log temperature
-    alpha_beta1: float = 0.5  # Adam beta1 of the log temperature
     weight_decay: float = 0.0  # L2 added to the gradients of weight matrices; biases are exempt
-    model_clip: float = 10.0  # gradient-norm clip of the model step
-    critic_clip: float = 100.0  # gradient-norm clip of the critics (their MLPs only)
-    actor_clip: float = 10.0  # gradient-norm clip of the actor
-    alpha_clip: float = 1.0  # gradient-norm clip of the log temperature
     publish_updates: int = 50  # weights go to the hub after this many updates
     prefetch_batches: int = 3  # batches held ready beside the one in use
     # keep replay in the device's memory too, where it fits: each step is uploaded once
@@ -117,11 +111,30 @@ class LearnerSettings:
     # on a GPU: record the whole update once and replay it, so that its kernels start without gaps;
     # off until it has been measured on one
     cuda_graph: bool = False
-    # torch.compile of the recurrent step: fewer kernels on a GPU; no clear gain on a CPU
-    compile_filter: bool = False
+    # torch.compile of the crops (one kernel from bytes to float) and of steps over time: fewer
+    # kernels on a GPU; no clear gain on a CPU
+    compile_kernels: bool = False
     # on a CPU: the process keeps memory that it frees, for the next update (glibc): large updates
     # then touch few new pages, and the process stays as large as its largest update
     keep_freed_memory: bool = True
     torch_threads: int = 1  # threads of the learner process on a CPU
     # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
     count: int = 1
+
+
+@dataclass(frozen=True)
+class LearnerSettings(TrainingSettings):
+    """CoRe's updates: their order, learning rates and clips."""
+
+    update_order: str = "sequential"  # "sequential" (paper) or "fused" (one forward and backward)
+    model_rate: float = 3e-4  # Adam learning rate of the model
+    critic_model_rate: float | None = None  # rate of the critic's step on the model; null: as model
+    inverse_temperature_rate: float = 2e-3  # Adam learning rate of the contrastive temperature
+    actor_rate: float = 1e-3  # Adam learning rate of the actor
+    critic_rate: float = 1e-3  # Adam learning rate of the critics
+    alpha_rate: float = 1e-3  # Adam learning rate of the log temperature
+    alpha_beta1: float = 0.5  # Adam beta1 of the log temperature
+    model_clip: float = 10.0  # gradient-norm clip of the model step
+    critic_clip: float = 100.0  # gradient-norm clip of the critics (their MLPs only)
+    actor_clip: float = 10.0  # gradient-norm clip of the actor
+    alpha_clip: float = 1.0  # gradient-norm clip of the log temperature

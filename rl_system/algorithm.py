@@ -1,10 +1,11 @@
-"""CoRe as an RLlib algorithm: its configuration, and the driver that only conducts.
+"""The systems as RLlib algorithms: their configurations, and the driver that only conducts.
 
     config = CoReConfig().environment("dcs/cartpole-swingup").env_runners(num_env_runners=8)
     algorithm = config.build_algo()
     print(algorithm.train()["metrics"])
 
-or `tune.Tuner(CoRe, param_space=config)`, with search spaces anywhere in the settings. The driver
+or `tune.Tuner(CoRe, param_space=config)`, with search spaces anywhere in the settings; CVRL and
+PixelSAC likewise. The driver
 asks actors and learner to go on, adds up what they report, evaluates and saves. No frame and no
 weight passes through it: actors write to replay shards, the learner reads from them and publishes
 weights to the hub.
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 # Chooses the OpenGL library, before RLlib imports dm_control.
 from actors.environments.settings import EnvironmentSettings
@@ -40,11 +41,12 @@ from ray.rllib.utils.metrics import (
 from ray.tune import PlacementGroupFactory
 
 from actors.runner import StreamingEnvRunner, actor_groups
-from learners.learner import CoReLearner
-from learners.module import CoReModule
+from learners.learner import SystemLearner, SystemLearnerGroup
+from learners.module import AgentModule
 from rl_system.builder import INSTEAD, SettingsBuilder, split_values
-from rl_system.checkpointed import Checkpointed, answers
+from rl_system.checkpointed import Checkpointed
 from rl_system.cluster import start_ray
+from rl_system.conducting import LEARNER_SLICE_S, LOCAL_LEARNER_SLICE_S, Conducting
 from rl_system.evaluator import EvaluationSchedule
 from rl_system.placement import acting_options, check_nodes
 from rl_system.plane import (
@@ -68,19 +70,26 @@ from rl_system.settings import EvaluationSettings
 from rl_system.tally import Tally
 from rl_system.watch import Watch, explain_learner
 
-__all__ = ["CoRe", "CoReConfig", "load_policy", "required_cpus"]
+__all__ = [
+    "ALGORITHMS",
+    "CONFIGS",
+    "CVRL",
+    "CVRLConfig",
+    "CoRe",
+    "CoReConfig",
+    "PixelSAC",
+    "PixelSACConfig",
+    "load_policy",
+    "required_cpus",
+]
 
 logger = logging.getLogger(__name__)
 
-ACTOR_SLICE_S = 0.5  # one call of an actor; the next is queued already
-LEARNER_SLICE_S = 2.0  # one call of the learner; the next is queued already
-LOCAL_LEARNER_SLICE_S = 0.5  # the same in the driver, where actors wait for their next call
 CLEANUP_S = 20.0  # how long the learner may take to end by itself
-DRIVER_WAIT_S = 0.25  # how long the driver waits for an answer of the actors
 
 
-class CoReConfig(SettingsBuilder, AlgorithmConfig):
-    """Configuration of CoRe: RLlib's, plus one nested dictionary `settings`.
+class SystemConfig(SettingsBuilder, AlgorithmConfig):
+    """Configuration of a system: RLlib's, plus one nested dictionary `settings`.
 
     `settings` has the sections of `rl_system.settings.Settings` and holds only what differs from
     their defaults; any value may be a search space of Tune. It is checked by `validate`, which
@@ -89,8 +98,8 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
-        super().__init__(algo_class=algo_class or CoRe)
-        self.settings = {}
+        super().__init__(algo_class=algo_class or ALGORITHMS[self.system])
+        self.settings = {"run": {"system": self.system}}
         self.plane: dict[str, Any] = {}  # what actors and learner find each other by; set at build
         self.directory: str | None = None  # for snapshots of replay, see `from_settings`
         self.run_name: str | None = None  # in Ray, see `from_settings`
@@ -111,7 +120,7 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
 
     # Settings -----------------------------------------------------------------------------------
 
-    def environment(self, env: Any = NotProvided, **values: Any) -> CoReConfig:
+    def environment(self, env: Any = NotProvided, **values: Any) -> Self:
         """Names the task, such as "dcs/cartpole-swingup"; takes EnvironmentSettings' values too."""
         own, rllib = split_values(values, EnvironmentSettings)
         if env is not NotProvided:
@@ -119,7 +128,7 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         super().environment(**rllib)
         return self.settings_update(environment=own)
 
-    def env_runners(self, **values: Any) -> CoReConfig:
+    def env_runners(self, **values: Any) -> Self:
         """RLlib's, with the numbers of actors, their environments and CPUs in `settings`."""
         names = {
             "num_env_runners": "count",
@@ -130,7 +139,7 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         super().env_runners(**values)
         return self
 
-    def learners(self, **values: Any) -> CoReConfig:
+    def learners(self, **values: Any) -> Self:
         """RLlib's, with the number of learner processes kept in `settings`.
 
         `num_gpus_per_learner` wins over what `learner.device` would take.
@@ -141,13 +150,13 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
         super().learners(**values)
         return self
 
-    def evaluation(self, **values: Any) -> CoReConfig:
+    def evaluation(self, **values: Any) -> Self:
         """Changes values of EvaluationSettings; RLlib's own evaluation options stay available."""
         own, rllib = split_values(values, EvaluationSettings)
         super().evaluation(**rllib)
         return self.settings_update(evaluation=own)
 
-    def debugging(self, **values: Any) -> CoReConfig:
+    def debugging(self, **values: Any) -> Self:
         """RLlib's, with the seed kept in `settings`."""
         if "seed" in values:
             self.settings_update(run={"seed": values.pop("seed")})
@@ -156,7 +165,7 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
 
     # What RLlib calls ---------------------------------------------------------------------------
 
-    def update_from_dict(self, config_dict: Mapping[str, Any]) -> CoReConfig:
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """As RLlib's; `settings` given in part changes only what it names."""
         values = dict(config_dict)
         sections = values.pop("settings", {})
@@ -173,7 +182,8 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
             SettingsError: see `resolved`; and for what this algorithm cannot do yet.
         """
         settings = self.resolved()
-        check_supported(settings)
+        self.check_system(settings)
+        check_supported(settings, self.gpus_of_learner)
         if not self._is_frozen:
             self.env = settings.environment.name
             self.num_env_runners = settings.actors.count
@@ -196,31 +206,47 @@ class CoReConfig(SettingsBuilder, AlgorithmConfig):
             start_ray(settings, required_cpus(settings))
         return super().build_algo(*arguments, **values)
 
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Any = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> SystemLearnerGroup:
+        """As RLlib's; of a group that cannot be built nothing is left."""
+        return SystemLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
+        )
+
     def get_default_learner_class(self) -> type:
-        """Returns the learner of CoRe."""
-        return CoReLearner
+        """Returns the learner of all systems."""
+        return SystemLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Returns the module of CoRe with its settings."""
-        names = ("model", "objective", "behavior", "learner")
+        """Returns the module of all systems with the settings of this one."""
+        names = ("system", "model", "objective", "behavior", "learner")
         plane = self.plane or shared_settings(self.resolved())
-        return RLModuleSpec(module_class=CoReModule, model_config={n: plane[n] for n in names})
+        return RLModuleSpec(module_class=AgentModule, model_config={n: plane[n] for n in names})
 
 
-class CoRe(Checkpointed, Algorithm):
-    """Distributed CoRe: actors stream to replay shards, a learner trains, the driver conducts.
+class SystemAlgorithm(Conducting, Checkpointed, Algorithm):
+    """A system, distributed: actors stream to replay shards, a learner trains, the driver conducts.
 
     `train()` returns RLlib's result with the flat dictionary `metrics` (rl_system/metrics.py).
     Checkpoints hold weights, optimisers, random states, counters, and replay or where its snapshot
     lies (`replay.checkpoint`).
     """
 
-    config: CoReConfig
+    config: SystemConfig
+    system: ClassVar[str]
 
     @classmethod
-    def get_default_config(cls) -> CoReConfig:
+    def get_default_config(cls) -> SystemConfig:
         """Returns the configuration of the paper."""
-        return CoReConfig()
+        return CONFIGS[cls.system]()
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
@@ -232,7 +258,7 @@ class CoRe(Checkpointed, Algorithm):
 
     # Start and end ------------------------------------------------------------------------------
 
-    def setup(self, config: CoReConfig) -> None:
+    def setup(self, config: SystemConfig) -> None:
         """Starts shards, hub, actors, learner and evaluator.
 
         Raises:
@@ -328,21 +354,6 @@ class CoRe(Checkpointed, Algorithm):
         result["metrics"] = self._tally.take_metrics(stats, capacity)
         return result
 
-    def training_step(self) -> None:
-        """Asks everybody to go on and takes in what they report; never does their work."""
-        before = (self._tally.agent_steps, self._tally.episodes)
-        if self._settings.run.deterministic:
-            self._take_turns()
-        else:
-            self._learn_on()
-            self._act_on()
-        self._watch.progress(
-            (self._tally.agent_steps, self._tally.updates),
-            self.env_runner_group.num_healthy_remote_env_runners(),
-        )
-        self._evaluate_on()
-        self._log(*before)
-
     def _learn_on(self) -> None:
         if self.learner_group.is_local:
             self._learn(seconds=LOCAL_LEARNER_SLICE_S)
@@ -355,60 +366,6 @@ class CoRe(Checkpointed, Algorithm):
         for report in answers:
             if report is not None:  # one of those that follow the first
                 self._take_learner(report)
-
-    def _learn(self, **arguments: Any) -> None:
-        """Has the learner run one slice and waits for it."""
-        results = self.learner_group.foreach_learner(
-            lambda learner: learner.update(**arguments), timeout_seconds=self._watch.patience_s
-        )
-        # One of them: others follow the first and have nothing to report.
-        reports = [report for report in answers(results) if report is not None]
-        if not reports:
-            raise TimeoutError(f"The learner did not answer within {self._watch.patience_s:.0f} s.")
-        self._take_learner(reports[0])
-
-    def _act_on(self) -> None:
-        # One new call for every actor that has room for one; an actor works while its next waits.
-        reports = self.env_runner_group.foreach_env_runner_async_fetch_ready(
-            func="sample",
-            tag="sample",
-            kwargs=self._orders() | {"seconds": ACTOR_SLICE_S},
-            timeout_seconds=DRIVER_WAIT_S,
-        )
-        for report in reports:
-            self._take_actor(report)
-
-    def _take_turns(self) -> None:
-        """Lets the one actor act with known weights, then the learner learn from known data."""
-        tally, settings = self._tally, self._settings
-        reports = self.env_runner_group.foreach_env_runner(
-            "sample",
-            kwargs=self._orders()
-            | {"rounds": settings.actors.chunk_agent_steps, "weights_updates": tally.updates},
-            timeout_seconds=self._watch.patience_s,
-        )
-        for report in reports:
-            self._take_actor(report)
-        if self._first_update_agent_steps is None:
-            if not self._plane.ready(settings.replay.timeout_s):
-                return
-            self._first_update_agent_steps = tally.agent_steps
-        earned = tally.agent_steps - self._first_update_agent_steps
-        owed = int(earned * settings.learner.updates_per_agent_step) - tally.updates
-        if owed > 0:
-            self._learn(updates=owed)
-
-    def _orders(self) -> dict[str, Any]:
-        return {"generation": self._generation, "agent_steps": dict(self._tally.agent_steps_of)}
-
-    def _take_actor(self, report: Mapping[str, Any]) -> None:
-        if report["generation"] == self._generation:  # else: steps of before a restore
-            self._tally.add_actor(report)
-            self._watch.actor(report)
-
-    def _take_learner(self, report: Mapping[str, Any]) -> None:
-        self._tally.add_learner(report)
-        self._watch.learner(report)
 
     def _log(self, agent_steps: int, episodes: int) -> None:
         """Keeps RLlib's usual names filled, for its stopping criteria and for Tune."""
@@ -433,13 +390,6 @@ class CoRe(Checkpointed, Algorithm):
         settings = self._settings.evaluation
         return {"evaluation": self._schedule.now(settings.final_episodes or settings.episodes)}
 
-    def _evaluate_on(self) -> None:
-        if self._tally.updates:
-            wait = self._settings.run.deterministic
-            result = self._schedule.go_on(self._tally.agent_steps, wait)
-            if result is not None:
-                self._tally.add_evaluation(result)
-
     # Parts --------------------------------------------------------------------------------------
 
     def _give_plane(self, prefix: str) -> None:
@@ -454,3 +404,47 @@ class CoRe(Checkpointed, Algorithm):
         }
         config.freeze()
         self.config = config
+
+
+class CoReConfig(SystemConfig):
+    """Configuration of CoRe (Srivastava et al. 2021)."""
+
+    system = "core"
+
+
+class CoRe(SystemAlgorithm):
+    """Distributed CoRe."""
+
+    system = "core"
+
+
+class CVRLConfig(SystemConfig):
+    """Configuration of CVRL (Ma et al. 2020) and of its variants, Dreamer among them."""
+
+    system = "cvrl"
+
+
+class CVRL(SystemAlgorithm):
+    """Distributed CVRL."""
+
+    system = "cvrl"
+
+
+class PixelSACConfig(SystemConfig):
+    """Configuration of SAC on stacked pictures."""
+
+    system = "sac"
+
+
+class PixelSAC(SystemAlgorithm):
+    """Distributed SAC on stacked pictures."""
+
+    system = "sac"
+
+
+CONFIGS: dict[str, type[SystemConfig]] = {
+    kind.system: kind for kind in (CoReConfig, CVRLConfig, PixelSACConfig)
+}
+ALGORITHMS: dict[str, type[SystemAlgorithm]] = {
+    kind.system: kind for kind in (CoRe, CVRL, PixelSAC)
+}

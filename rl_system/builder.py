@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from rl_system.config import settings_from_dict, settings_to_dict
 from rl_system.errors import SettingsError
 from rl_system.presets import merge
 from rl_system.settings import Settings
 
-# RLlib's training options and what says the same here; the others have no meaning for CoRe.
+# RLlib's training options and what says the same here; the others have no meaning here.
 INSTEAD = {
     "lr": ".learner(model_rate=..., actor_rate=..., critic_rate=...)",
     "gamma": ".behavior(discount=...)",
@@ -31,12 +31,14 @@ class SettingsBuilder:
     """Holds the sections of a configuration as plain values until they are resolved.
 
     Attributes:
+        system: What it configures: `run.system`.
         settings: Section -> key -> value, only what differs from the defaults. A value may be
             anything, such as a search space, until `resolved` is called.
         directory: See `from_settings`.
         run_name: See `from_settings`.
     """
 
+    system: ClassVar[str]
     settings: dict[str, dict[str, Any]]
     directory: str | None
     run_name: str | None
@@ -61,6 +63,7 @@ class SettingsBuilder:
         """
         config = cls()
         config.settings = settings_to_dict(settings)
+        config.check_system(settings)
         config.directory = None if directory is None else str(directory)
         config.run_name = run_name
         return config
@@ -73,6 +76,19 @@ class SettingsBuilder:
                 or values that do not fit each other.
         """
         return settings_from_dict(self.settings)
+
+    def check_system(self, settings: Settings) -> None:
+        """Checks that settings are of this configuration's system.
+
+        Raises:
+            SettingsError: They are of another.
+        """
+        if settings.run.system != self.system:
+            raise SettingsError(
+                f"{type(self).__name__} configures run.system={self.system}, and these settings "
+                f"are of {settings.run.system}: use rl_system.algorithm.CONFIGS["
+                f"{settings.run.system!r}]."
+            )
 
     def settings_update(self, **sections: Mapping[str, Any]) -> Self:
         """Changes values of sections: `settings_update(learner={"batch_size": 16}, replay={...})`.
@@ -92,7 +108,7 @@ class SettingsBuilder:
         for name in values:
             instead = INSTEAD.get(name)
             say = f"use {instead}" if instead else "see `rl-system config` for what there is"
-            raise SettingsError(f"training({name}=...) has no effect on CoRe: {say}.")
+            raise SettingsError(f"training({name}=...) has no effect here: {say}.")
         return self
 
     def model_settings(self, **values: Any) -> Self:

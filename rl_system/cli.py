@@ -17,6 +17,7 @@ from typing import Any
 
 from rl_system import bench, videos
 
+EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 _OVERRIDE = re.compile(r"[a-z_]+\.[a-z_0-9]+=")
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse_arguments(given)
+    from rl_system.errors import RunFailed, cause_of, is_users
     from rl_system.interrupt import Stopped
 
     log_to_terminal()
@@ -38,10 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except RunFailed as failed:
+        print(f"rl-system: {failed}", file=sys.stderr)
+        return EXIT_FAILURE
     except Exception as error:
-        if not _is_users(error):
+        cause = cause_of(error)
+        if not is_users(cause):
             raise
-        print(f"rl-system: {error}", file=sys.stderr)
+        print(f"rl-system: {cause}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
@@ -407,23 +413,3 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
     return number
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether an error is the user's to put right: its message alone says what to do."""
-    from actors.environments.backend import GraphicsUnavailable
-    from actors.environments.catalog import UnknownEnvironment
-    from replay.errors import ReplayError
-    from rl_system.errors import UserError
-
-    kinds: list[type[Exception]] = [UserError, GraphicsUnavailable, UnknownEnvironment, ReplayError]
-    videos = sys.modules.get("actors.environments.videos")
-    if videos is not None:
-        kinds.append(videos.VideoFolderError)
-    robosuite = sys.modules.get("actors.environments.robosuite")
-    if robosuite is not None:
-        kinds += [robosuite.RobosuiteMissing, robosuite.ProcessFailed]
-    policy = sys.modules.get("rl_system.policy")
-    if policy is not None:
-        kinds.append(policy.CheckpointError)
-    return isinstance(error, tuple(kinds))

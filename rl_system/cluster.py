@@ -71,16 +71,17 @@ def ray_cluster(settings: Settings, needed_cpus: float) -> Iterator[None]:
         SettingsError: The run cannot fit; the message names the setting.
         RunError: Ray does not start or cannot be reached; the message says what to do.
     """
-    _quiet()
+    quiet_ray()
     import ray
 
     if ray.is_initialized():
         raise RunError("Ray runs in this process already: call ray.shutdown() first.")
-    if settings.run.address is not None:
-        _join(settings.run.address, needed_cpus)
-    else:
-        start_ray(settings, needed_cpus)
     try:
+        if settings.run.address is not None:
+            _join(settings.run.address)
+            require_cpus(needed_cpus)
+        else:
+            start_ray(settings, needed_cpus)
         yield
     finally:
         ray.shutdown()
@@ -135,7 +136,7 @@ def start_ray(settings: Settings, needed_cpus: float) -> None:
         ) from error
 
 
-def _join(address: str, needed_cpus: float) -> None:
+def _join(address: str) -> None:
     import ray
 
     try:
@@ -152,9 +153,14 @@ def _join(address: str, needed_cpus: float) -> None:
             f"No Ray cluster answers at run.address={address}: {error}\nStart one with "
             "`ray start --head`, or set run.address=null for one of this run's own."
         ) from error
+
+
+def require_cpus(needed_cpus: float) -> None:
+    """Raise RunError unless the cluster of this process has so many CPUs."""
+    import ray
+
     present = float(ray.cluster_resources().get("CPU", 0.0))
     if present < needed_cpus:
-        ray.shutdown()
         raise RunError(
             f"The Ray cluster has {present:g} CPUs and the processes of this run reserve "
             f"{needed_cpus:g}: add nodes, or lower actors.count or actors.num_cpus_per_actor."
@@ -207,8 +213,12 @@ def _require_port(port: int) -> None:
             ) from error
 
 
-def _quiet() -> None:
-    """Keep Ray's and RLlib's hints for developers out of a user's terminal."""
+def quiet_ray() -> None:
+    """Keep Ray's and RLlib's hints for developers out of a user's terminal, and Ray from starting
+    by itself; called before Ray is first imported.
+    """
+    # Ray would start anew for whatever still calls it once it was shut down.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     for name in ("ray", "ray.rllib", "ray.tune", "ray._common", "ray.train"):

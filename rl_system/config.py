@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 from rl_system.errors import SettingsError
 from rl_system.fields import fields_of, kind_text, nearest, read_value
 from rl_system.presets import Sections, list_presets, merge, read_preset
-from rl_system.settings import EvaluationSettings, RunSettings, Settings
+from rl_system.settings import EvaluationSettings, RunSettings, Settings, sections_of
 
 __all__ = [
     "EvaluationSettings",
@@ -31,11 +30,11 @@ __all__ = [
     "load_settings",
     "override",
     "save_settings",
+    "sections_of",
     "settings_from_dict",
     "settings_to_dict",
 ]
 
-SECTIONS: dict[str, type] = typing.get_type_hints(Settings)
 _WIDTH = 100
 
 
@@ -52,22 +51,32 @@ def load_settings(preset_or_file: str | Path, overrides: Sequence[str] = ()) -> 
             value of a wrong type, or settings that do not fit each other.
     """
     sections = read_preset(str(preset_or_file))
-    return settings_from_dict(merge(sections, parse_overrides(overrides)))
+    return settings_from_dict(merge(sections, parse_overrides(overrides, system_of(sections))))
 
 
 def override(settings: Settings, overrides: Sequence[str]) -> Settings:
     """Return `settings` with `section.key=value` applied; raises as `load_settings`."""
     plain = settings_to_dict(settings)
-    return settings_from_dict(merge(plain, parse_overrides(overrides)))
+    return settings_from_dict(merge(plain, parse_overrides(overrides, settings.run.system)))
 
 
-def parse_overrides(overrides: Sequence[str]) -> Sections:
+def system_of(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the system that sections are of: what they say, or the default."""
+    run = sections.get("run", {})
+    return run.get("system", RunSettings.system) if isinstance(run, Mapping) else RunSettings.system
+
+
+def parse_overrides(overrides: Sequence[str], system: str = RunSettings.system) -> Sections:
     """Return `section.key=value` entries as sections; the later of two for one key wins.
+
+    The keys are those of `system`, or of the one that an entry `run.system=...` names.
 
     Raises:
         SettingsError: An entry has another form, or names no known section and key.
     """
     sections: Sections = {}
+    named = [e.partition("=")[2].strip() for e in overrides if e.startswith("run.system=")]
+    kinds = sections_of(named[-1] if named else system)
     for entry in overrides:
         path, equals, text = entry.partition("=")
         section, dot, key = path.strip().partition(".")
@@ -75,7 +84,7 @@ def parse_overrides(overrides: Sequence[str]) -> Sections:
             raise SettingsError(
                 f"{entry!r} is no setting: write section.key=value, for example run.seed=1."
             )
-        kind = _field(section, key).kind
+        kind = _field(kinds, section, key).kind
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -93,12 +102,14 @@ def settings_from_dict(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
         SettingsError: As for `load_settings`.
     """
     built: dict[str, Any] = {}
-    for section, values in sections.items():
-        kind = _section(section)
+    kinds = sections_of(system_of(sections))
+    for section in {**sections, **kinds}:
+        values = sections.get(section, {})
+        kind = _section(kinds, section)
         if not isinstance(values, Mapping):
             raise SettingsError(f"{section} is {values!r}; expected a section with fields.")
         read = {
-            key: read_value(f"{section}.{key}", _field(section, key).kind, value)
+            key: read_value(f"{section}.{key}", _field(kinds, section, key).kind, value)
             for key, value in values.items()
         }
         try:
@@ -131,9 +142,10 @@ def save_settings(settings: Settings, path: str | Path) -> None:
         "# Fields at the default of the program, which is the paper's number, say nothing;",
         "# the others name that default in brackets.",
     ]
+    kinds = sections_of(settings.run.system)
     for section, values in settings_to_dict(settings).items():
         lines += ["", f"{section}:"]
-        for name, item in fields_of(SECTIONS[section]).items():
+        for name, item in fields_of(kinds[section]).items():
             note = item.comment
             default = list(item.default) if isinstance(item.default, tuple) else item.default
             if values[name] != default:
@@ -147,18 +159,20 @@ def save_settings(settings: Settings, path: str | Path) -> None:
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def describe(section: str | None = None) -> str:
-    """Return the fields with their types, defaults and comments as text, one section or all.
+def describe(section: str | None = None, system: str = RunSettings.system) -> str:
+    """Return the fields of a system with their types, defaults and comments as text, one section
+    or all.
 
     Raises:
-        SettingsError: No such section.
+        SettingsError: No such section or system.
     """
-    names = [section] if section else list(SECTIONS)
+    kinds = sections_of(system)
+    names = [section] if section else list(kinds)
     lines = []
     for name in names:
-        summary = (_section(name).__doc__ or "").strip().splitlines()[0]
-        lines += [f"{name}: {summary}"]
-        for item in fields_of(SECTIONS[name]).values():
+        kind = _section(kinds, name)
+        lines += [f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}"]
+        for item in fields_of(kind).values():
             default = list(item.default) if isinstance(item.default, tuple) else item.default
             lines.append(f"  {name}.{item.name}={_yaml(default)}  ({kind_text(item.kind)})")
             lines += [f"      {line}" for line in textwrap.wrap(item.comment, _WIDTH - 6)]
@@ -166,20 +180,19 @@ def describe(section: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _section(name: str) -> type:
-    if name not in SECTIONS:
+def _section(kinds: dict[str, type], name: str) -> type:
+    if name not in kinds:
         raise SettingsError(
-            f"There is no section {name!r}.{nearest(name, SECTIONS)} "
-            f"Sections: {', '.join(SECTIONS)}."
+            f"There is no section {name!r}.{nearest(name, kinds)} Sections: {', '.join(kinds)}."
         )
-    return SECTIONS[name]
+    return kinds[name]
 
 
-def _field(section: str, key: str) -> Any:
-    fields = fields_of(_section(section))
+def _field(kinds: dict[str, type], section: str, key: str) -> Any:
+    fields = fields_of(_section(kinds, section))
     if key not in fields:
         own = nearest(key, fields)
-        elsewhere = [f"{name}.{key}" for name, kind in SECTIONS.items() if key in fields_of(kind)]
+        elsewhere = [f"{name}.{key}" for name, kind in kinds.items() if key in fields_of(kind)]
         if elsewhere:
             own = f" Did you mean {' or '.join(elsewhere)}?"
         raise SettingsError(

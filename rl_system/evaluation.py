@@ -48,7 +48,7 @@ class EvaluationResult:
 
     @property
     def se(self) -> float:
-        """Standard error of the mean over episodes; 0 for one episode."""
+        """Standard error of the mean over episodes; 0 for one episode, which has none."""
         return standard_error(self.returns)
 
     def metrics(self) -> dict[str, float]:
@@ -62,10 +62,10 @@ class EvaluationResult:
         }
 
     def __str__(self) -> str:
-        return (
-            f"{self.mean:.1f} ± {self.se:.1f} (mean ± s.e. of {len(self.returns)} "
-            f"episodes, difficulty {self.difficulty}, {self.split} videos)"
-        )
+        count, shown = len(self.returns), f"difficulty {self.difficulty}, {self.split} videos"
+        if count == 1:
+            return f"{self.mean:.1f} (one episode, so no standard error; {shown})"
+        return f"{self.mean:.1f} ± {self.se:.1f} (mean ± s.e. of {count} episodes, {shown})"
 
 
 def evaluate(

@@ -31,7 +31,9 @@ class Field:
 def fields_of(section: type) -> dict[str, Field]:
     """Return the fields of a settings dataclass by name, in their order."""
     kinds = typing.get_type_hints(section)
-    comments = _comments(section)
+    comments: dict[str, str] = {}
+    for ancestor in reversed(section.__mro__[:-1]):
+        comments |= _comments(ancestor)
     found = {}
     for item in dataclasses.fields(section):
         factory: Any = item.default_factory

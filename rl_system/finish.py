@@ -32,7 +32,8 @@ def finish(directory: RunDirectory, settings: Settings, checkpoint: Path, consol
     rows: list[tuple[str, str]] = []
     line: dict[str, Any] = {}
     if section.final_episodes > 0:
-        console.print(f"Evaluating {section.final_episodes} episodes ...", highlight=False)
+        count = f"{section.final_episodes} episode{'s' * (section.final_episodes > 1)}"
+        console.print(f"Evaluating {count} ...", highlight=False)
         result = evaluate_checkpoint(
             directory, settings, checkpoint, "final", timeout_s=section.timeout_s
         )
@@ -58,7 +59,8 @@ def finish(directory: RunDirectory, settings: Settings, checkpoint: Path, consol
         name = max(trivial, key=lambda policy: trivial[policy][0])
         line["trivial/best_return"] = trivial[name][0]
         mean, error = trivial[name]
-        rows.append(("best trivial policy", f"{mean:.1f} ± {error:.1f} ({name})"))
+        spread = f" ± {error:.1f}" if section.trivial_episodes > 1 else ""
+        rows.append(("best trivial policy", f"{mean:.1f}{spread} ({name})"))
     if line:
         history = directory.metrics()
         last = history[-1] if history else {}

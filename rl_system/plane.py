@@ -336,9 +336,9 @@ def explain_actors(settings: Settings, error: Exception) -> None:
 
 
 def shared_settings(settings: Settings) -> dict[str, Any]:
-    """Returns the sections that actors and learner are built from, by name."""
+    """Returns the system's name and the sections that actors and learner are built from."""
     names = ("environment", "actors", "model", "objective", "behavior", "learner")
-    return {name: getattr(settings, name) for name in names}
+    return {"system": settings.run.system} | {name: getattr(settings, name) for name in names}
 
 
 def _detached(settings: Settings, lasting: bool) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from learners.core import CoReAgent
+from learners.agent import Agent
+from learners.systems import SYSTEMS
 from rl_system.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ MODULE_STATE = Path("learner_group/learner/rl_module/default_policy/module_state
 _PREFIX = "agent."
 
 
-def build_agent(settings: Settings, action_dims: int) -> CoReAgent:
+def build_agent(settings: Settings, action_dims: int) -> Agent:
     """Returns a new agent of these settings, on the CPU."""
-    return CoReAgent(
+    return SYSTEMS[settings.run.system].agent(
         settings.model,
         settings.objective,
         settings.behavior,
@@ -31,7 +32,7 @@ def build_agent(settings: Settings, action_dims: int) -> CoReAgent:
     )
 
 
-def load_policy(checkpoint: str | Path, settings: Settings) -> CoReAgent:
+def load_policy(checkpoint: str | Path, settings: Settings) -> Agent:
     """Returns the agent saved in the directory `checkpoint`, ready to act.
 
     It follows `actors.worker.Policy`: `initial_state(count)` and `act(...)`; with `explore=False`
@@ -53,18 +54,12 @@ def load_policy(checkpoint: str | Path, settings: Settings) -> CoReAgent:
         for name, value in state.items()
         if name.startswith(_PREFIX)
     }
-    outputs = [value for name, value in weights.items() if name.startswith("behavior.actor.")]
+    outputs = [value for name, value in weights.items() if ".actor." in name]
     if not outputs:
         raise CheckpointError(f"{path} holds no actor: it was written by another version.")
     agent = build_agent(settings, len(outputs[-1]) // 2)  # the last layer gives mean and deviation
-    wanted = agent.acting_state_dict().keys()
-    missing = sorted(wanted - weights.keys())
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {', '.join(missing[:3])}: it was written by another version."
-        )
     try:
-        agent.load_acting_state_dict({name: weights[name] for name in wanted})
+        agent.load_acting_tensors(weights)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return agent.eval()

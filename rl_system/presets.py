@@ -5,8 +5,12 @@ are read first; later ones win over earlier ones, and the file itself over all. 
 are relative to the file when they end in .yaml.
 
 `SYSTEM/TASK/SIZE`, for example `core/cheetah-run/paper`, needs no file of its own: it is
-`configs/SYSTEM.yaml`, then `configs/sizes/SIZE.yaml`, then `environment.name: dcs/TASK`. For a task
-of robosuite `configs/robosuite/SIZE.yaml` comes behind the size, and behind that, for
+`configs/SYSTEM.yaml`, then the size, then `environment.name: dcs/TASK`. Sizes are those of the
+system that the file trains: `configs/core/SIZE.yaml` or `configs/cvrl/SIZE.yaml`.
+`SYSTEM/BENCHMARK/TASK/SIZE`, for example `cvrl/natural/walker-walk/tiny`, has
+`configs/benchmarks/BENCHMARK.yaml` before the size: any system on the pictures of any benchmark.
+
+For a task of robosuite `configs/robosuite/SIZE.yaml` comes behind the size, and behind that, for
 `TASK-proprioception`, `configs/robosuite/proprioception.yaml`.
 """
 
@@ -18,6 +22,7 @@ from typing import Any
 import yaml
 
 from actors.environments.catalog import (
+    NATURAL_TASKS,
     PAPER_TASKS,
     PREFIX,
     ROBOSUITE_PREFIX,
@@ -30,34 +35,46 @@ from rl_system.fields import nearest
 
 Sections = dict[str, dict[str, Any]]
 
-SIZES = "sizes"
+CORE = "core"
+SIZES = ("tiny", "small", "paper")
+BENCHMARKS = "benchmarks"
 ROBOSUITE = "robosuite"
 PROPRIOCEPTION = "proprioception"
 
 
 def list_presets() -> list[str]:
-    """Return the names of all presets: every file, and by composition the six tasks of the
-    Distracting Control Suite and those of robosuite.
+    """Return the names of all files, and by composition those of CoRe on the six tasks of the
+    Distracting Control Suite and on robosuite's, and those of CVRL on its ten tasks.
+
+    More can be composed: every system takes every benchmark, and every task that it has.
     """
     files = [
         path.relative_to(DIRECTORY).with_suffix("").as_posix()
         for path in sorted(DIRECTORY.rglob("*.yaml"))
     ]
-    systems = [name for name in files if "/" not in name and name != "default"]
-    sizes = [name.split("/", 1)[1] for name in files if name.startswith(f"{SIZES}/")]
     doors = [
         entry.name.removeprefix(ROBOSUITE_PREFIX) + suffix
         for entry in list_environments()
         if entry.family == ROBOSUITE
         for suffix in ("", f"-{PROPRIOCEPTION}")
     ]
-    composed = [
-        f"{system}/{task}/{size}"
-        for system in systems
-        for task in [*(name.removeprefix(PREFIX) for name in PAPER_TASKS), *doors]
-        for size in sizes
+    tasks = [f"core/{task}" for task in [*(n.removeprefix(PREFIX) for n in PAPER_TASKS), *doors]]
+    tasks += [
+        f"cvrl/{benchmark}/{task.removeprefix(PREFIX)}"
+        for benchmark in ("natural", "standard")
+        for task in NATURAL_TASKS
     ]
-    return [*files, *(name for name in composed if name not in files)]
+    return [*files, *(f"{task}/{size}" for task in tasks for size in SIZES)]
+
+
+def list_systems() -> list[str]:
+    """Return what can stand first in a composed name: the files that name a system."""
+    return [path.stem for path in sorted(DIRECTORY.glob("*.yaml")) if path.stem != "default"]
+
+
+def list_benchmarks() -> list[str]:
+    """Return what can stand second in a composed name of four parts."""
+    return [path.stem for path in sorted((DIRECTORY / BENCHMARKS).glob("*.yaml"))]
 
 
 def read_preset(name: str, beside: Path | None = None) -> Sections:
@@ -112,20 +129,30 @@ def _find_file(name: str, beside: Path | None) -> Path | None:
 
 def _compose(name: str, parents: tuple[str, ...]) -> Sections:
     parts = name.split("/")
-    if len(parts) == 3:
-        system, task, size = parts
-        files = [DIRECTORY / f"{system}.yaml", DIRECTORY / SIZES / f"{size}.yaml"]
-        if all(path.is_file() for path in files):
-            entry, with_proprioception = _task(task)
-            names = [system, f"{SIZES}/{size}"]
-            if entry.family == ROBOSUITE:
-                names.append(f"{ROBOSUITE}/{size}")
-            if with_proprioception:
-                names.append(f"{ROBOSUITE}/{PROPRIOCEPTION}")
-            sections: Sections = {}
-            for part in names:
-                sections = merge(sections, _read(part, None, parents))
-            return merge(sections, {"environment": {"name": entry.name}})
+    if len(parts) in (3, 4) and parts[0] in list_systems() and parts[-1] in SIZES:
+        system, *benchmark, task, size = parts
+        if benchmark and benchmark[0] not in list_benchmarks():
+            near = nearest(benchmark[0], list_benchmarks())
+            raise SettingsError(
+                f"There is no benchmark {benchmark[0]!r}.{near} "
+                f"Benchmarks: {', '.join(list_benchmarks())}."
+            )
+        entry, with_proprioception = _task(task)
+        sections = _read(system, None, parents)
+        trained = sections.get("run", {}).get("system", CORE)
+        names = [*(f"{BENCHMARKS}/{each}" for each in benchmark), f"{trained}/{size}"]
+        if entry.family == ROBOSUITE:
+            if trained != CORE or benchmark:
+                raise SettingsError(
+                    f"{name}: robosuite's tasks have sizes for CoRe alone, as core/{task}/{size}. "
+                    f"For {trained} write a file that inherits {system} and sets what it needs."
+                )
+            names.append(f"{ROBOSUITE}/{size}")
+        if with_proprioception:
+            names.append(f"{ROBOSUITE}/{PROPRIOCEPTION}")
+        for part in names:
+            sections = merge(sections, _read(part, None, parents))
+        return merge(sections, {"environment": {"name": entry.name}})
     if Path(name).is_file():
         raise SettingsError(f"{name} is a file, but no YAML file: give it the ending .yaml.")
     raise SettingsError(

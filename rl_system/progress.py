@@ -22,6 +22,8 @@ from rl_system.settings import RunSettings
 
 _MISSING = "-"
 _LINE_EVERY_S = 10.0  # seconds between two plain lines
+# Losses by the ends of their names, of which a system has some.
+_LOSSES = ("contrastive", "reconstruction", "kl", "reward", "inverse", "critic", "value", "actor")
 _HISTORY = 2000  # lines kept for the warnings
 
 
@@ -148,7 +150,7 @@ class Progress:
         ]
         if "eval/return_mean" in metrics:
             parts.append(f"EVAL {_pair(metrics, 'eval/return')}")
-        for name in ("contrastive", "kl", "reward", "critic", "actor"):
+        for name in _LOSSES:
             if f"loss/{name}" in metrics:
                 parts.append(f"{name} {_loss(metrics, name)}")
         parts.append(f"learner {_number(metrics, 'learner/busy_percent', 0)} % busy")
@@ -200,11 +202,8 @@ class Progress:
         )
 
     def _losses(self, metrics: Line) -> Table:
-        rows = {
-            name: _loss(metrics, name)
-            for name in ("contrastive", "kl", "reward", "inverse", "critic", "actor")
-        }
-        if metrics.get("contrastive/log_pairs"):
+        rows = {name: _loss(metrics, name) for name in _LOSSES if f"loss/{name}" in metrics}
+        if "contrastive" in rows and metrics.get("contrastive/log_pairs"):
             rows["contrastive"] += f" (log N {_number(metrics, 'contrastive/log_pairs', 2)})"
         return _block("losses", rows)
 
@@ -264,4 +263,7 @@ def _pair(metrics: Line, name: str) -> str:
     mean = metrics.get(f"{name}_mean")
     if mean is None:
         return _MISSING
+    counter = "eval/episodes" if name.startswith("eval/") else "episodes"
+    if metrics.get(counter) == 1:  # one episode has no standard error
+        return f"{mean:.1f}"
     return f"{mean:.1f} ± {metrics.get(f'{name}_se', 0.0):.1f}"

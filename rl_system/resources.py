@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import ray
+import torch
 from ray.util.placement_group import (
     get_current_placement_group,
     placement_group,
@@ -13,7 +14,6 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from learners.device import choose_device
 from rl_system.errors import SettingsError
 from rl_system.settings import Settings
 
@@ -72,7 +72,7 @@ def wait_for_resources(bundles: list[dict[str, float]], timeout_s: float) -> Non
         f"{timeout_s:g} s {free.get('CPU', 0):g} of {present.get('CPU', 0):g} CPUs and "
         f"{free.get('GPU', 0):g} of {present.get('GPU', 0):g} GPUs are free. Start Ray with more "
         "(num_cpus may exceed the machine's cores), stop other runs, or lower actors.count, "
-        "actors.num_cpus_per_actor or replay.cpus_per_shard."
+        "actors.num_cpus_per_actor, replay.cpus_per_shard or learner.count."
     )
 
 
@@ -108,25 +108,44 @@ def shard_nodes(settings: Settings) -> list[str] | None:
     return [node_of[index] for index in range(group.bundle_count - shards, group.bundle_count)]
 
 
-def check_supported(settings: Settings) -> None:
-    """Raises SettingsError for what one run cannot do."""
-    if settings.learner.device == "cuda" and not _has_gpu():
-        where = "Ray's cluster has none" if ray.is_initialized() else "torch sees none here"
-        raise SettingsError(
-            f'learner.device="cuda" needs a GPU and {where}: set learner.device=cpu, or check the '
-            "driver and the torch build with `rl-system doctor`."
-        )
+def check_supported(settings: Settings, gpus_of_learner: float | None = None) -> None:
+    """Raises SettingsError for what one run cannot do.
+
+    `gpus_of_learner` is what RLlib is told to reserve for each learner; None: one.
+    """
+    if settings.learner.device != "cuda":
+        return
+    needed = max(1, settings.learner.count) * (1 if gpus_of_learner is None else gpus_of_learner)
+    found = _gpus()
+    if found and found >= needed:
+        return
+    where = "Ray's cluster has" if ray.is_initialized() else "torch sees here"
+    wanted = "a GPU" if needed <= 1 else f"{needed:g} GPUs for {settings.learner.count} learners"
+    fewer = f", or learner.count={int(found)}" if found >= 1 else ""
+    raise SettingsError(
+        f"learner.device=cuda needs {wanted}, and {where} {f'{found:g}' if found else 'none'}: set "
+        f"learner.device=cpu{fewer}, or check the driver and the torch build with `rl-system "
+        "doctor`."
+    )
 
 
 def gpus_per_learner(settings: Settings) -> int:
     """Returns the GPUs that Ray reserves for a learner; "auto" takes one if there is any."""
     if settings.learner.device == "auto":
-        return int(_has_gpu())
+        return int(_gpus() >= 1)
     return int(settings.learner.device == "cuda")
 
 
-def _has_gpu() -> bool:
-    """Whether a learner can have a GPU: of Ray's cluster, or of this machine if Ray is down."""
+def describe_learners(settings: Settings) -> str:
+    """Returns how many learners there will be and on what, for the user: "2 on cpu"."""
+    device = "cuda" if gpus_per_learner(settings) else "cpu"
+    if not settings.learner.count:
+        return f"1 on {device}, inside the driver"
+    return f"{settings.learner.count} on {device}"
+
+
+def _gpus() -> float:
+    """The GPUs that learners can have: of Ray's cluster, or of this machine if Ray is down."""
     if ray.is_initialized():
-        return bool(ray.cluster_resources().get("GPU", 0) >= 1)
-    return choose_device("auto").type == "cuda"
+        return float(ray.cluster_resources().get("GPU", 0))
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -18,18 +18,23 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from actors.environments.backend import GraphicsUnavailable
-from actors.environments.catalog import Split, make_environment
-from actors.environments.robosuite import RobosuiteMissing
-from actors.environments.videos import VideoFolderError
 from replay.errors import SnapshotError
 from rl_system.checkpoints import Checkpoint, Checkpoints
 from rl_system.cluster import native_messages_to, ray_cluster
 from rl_system.config import override, save_settings
-from rl_system.errors import CheckpointError, RunError, SettingsError
+from rl_system.errors import (
+    CheckpointError,
+    RunError,
+    RunFailed,
+    SettingsError,
+    cause_of,
+    is_users,
+    one_line,
+)
 from rl_system.interrupt import Interrupt
 from rl_system.machine import describe_machine, versions
 from rl_system.metrics import flat_numbers
+from rl_system.preflight import check_environment, check_resources
 from rl_system.progress import Limits, Progress
 from rl_system.run_directory import MetricsLog, RunDirectory
 from rl_system.settings import Settings
@@ -51,7 +56,7 @@ RESUMABLE = (
     "learner.torch_threads",
     "learner.mirror_replay",
     "learner.cuda_graph",
-    "learner.compile_filter",
+    "learner.compile_kernels",
     "learner.keep_freed_memory",
     "learner.prefetch_batches",
 )
@@ -88,9 +93,12 @@ def train(settings: Settings, command: Sequence[str] = ()) -> tuple[RunDirectory
         The run directory, and the exit status: 0, or 128 + n where signal n asked to stop.
 
     Raises:
-        UserError: The run cannot start here; the message says what to do.
+        UserError: The run cannot start here; the message says what to do. What can be seen before
+            it starts is refused before anything is written.
+        RunFailed: An error of the program has ended it.
     """
     check_environment(settings)
+    check_resources(settings)
     directory = RunDirectory.create(settings)
     directory.note(
         command=list(command),
@@ -125,6 +133,7 @@ def resume(
     Raises:
         UserError: Not a run directory, no usable checkpoint, a setting that may not change, or
             nothing is left to do.
+        RunFailed: An error of the program has ended the run again.
     """
     directory = RunDirectory.open(path)
     with directory.held():
@@ -147,6 +156,14 @@ def _go_on(
             )
     settings = override(settings, overrides)
     store = Checkpoints(directory.checkpoints, settings.run.keep_checkpoints)
+    why = directory.facts().get("error")
+    if why and not store.list():
+        first, another = why.partition("\n")[0], " and another run.name" * bool(settings.run.name)
+        raise RunError(
+            f"{directory.path} holds no complete checkpoint: the run ended before its first one "
+            f"({first}). Start it anew with `rl-system train {directory.settings_file}`{another}; "
+            "a lower run.checkpoint_minutes saves sooner."
+        )
     if checkpoint is None:
         found = store.newest()
     else:
@@ -159,6 +176,7 @@ def _go_on(
         )
     _compare_versions(found)
     check_environment(settings)
+    check_resources(settings)
     save_settings(settings, directory.settings_file)
     directory.note(
         resumed=[*directory.facts().get("resumed", []), {"at": _now(), "command": list(command)}],
@@ -184,14 +202,10 @@ def _conduct(directory: RunDirectory, settings: Settings, from_: Checkpoint | No
         try:
             checkpoint = _train(directory, settings, from_, interrupt, console)
         except BaseException as error:
-            _note_failure(directory, "failed", error, console)
-            if _is_death(error):
-                raise RunError(
-                    "A process of the run died and cannot be replaced while it goes on (killed, or "
-                    "out of memory?): the learner, a replay shard for good, or the weight hub. "
-                    f"{_first_line(error)} Ray's logs and {directory.native_log} may say more."
-                ) from error
-            raise
+            told = _note_failure(directory, "failed", error, console)
+            if told is error:
+                raise
+            raise told from error
         if interrupt.number is not None:
             directory.note(status="interrupted", ended=_now())
             console.print(f"Saved {checkpoint}.", highlight=False, soft_wrap=True)
@@ -212,8 +226,10 @@ def _finish(
     try:
         finish(directory, settings, checkpoint, console)
     except BaseException as error:
-        _note_failure(directory, "trained", error, console)
-        raise
+        told = _note_failure(directory, "trained", error, console)
+        if told is error:
+            raise
+        raise told from error
     directory.note(status="finished", ended=_now())
 
 
@@ -223,16 +239,34 @@ def _is_death(error: BaseException) -> bool:
     return exceptions is not None and isinstance(error, exceptions.RayActorError)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def _note_failure(
     directory: RunDirectory, status: str, error: BaseException, console: Console
-) -> None:
-    directory.note(status=status, error=f"{type(error).__name__}: {error}", ended=_now())
+) -> BaseException:
+    """Note an error in run.json, and where it is the program's or has come from another, whole in
+    error.log.
+
+    Returns:
+        What to tell the user instead: itself if that says what to do or is a stop.
+    """
+    cause = cause_of(error)
+    told = cause
+    if _is_death(error):
+        told = RunError(
+            "A process of the run died and cannot be replaced while it goes on (killed, or "
+            "out of memory?): the learner, a replay shard for good, or the weight hub. "
+            f"{one_line(error)} {directory.error_log}, {directory.native_log} and Ray's logs may "
+            "say more."
+        )
+    elif isinstance(cause, Exception) and not is_users(cause):
+        told = RunFailed(
+            f"The run failed: {one_line(cause)} (the whole of it is in {directory.error_log})"
+        )
+    if told is not cause or error.__cause__ is not None:
+        directory.log_error(error)
+    directory.note(status=status, error=f"{type(cause).__name__}: {cause}", ended=_now())
     if Checkpoints(directory.checkpoints).list():
         console.print(how_to_resume(directory), highlight=False, soft_wrap=True)
+    return told
 
 
 def _train(
@@ -249,13 +283,20 @@ def _train(
         Progress(directory.path.name, limits, console) as progress,
     ):
         progress.notice("Importing Ray and RLlib")
-        from rl_system.algorithm import CoReConfig, required_cpus
+        from rl_system.algorithm import CONFIGS, required_cpus
+        from rl_system.resources import describe_learners
 
         progress.notice("Starting Ray")
         with ray_cluster(settings, required_cpus(settings)):
             interrupt.take()
+            learners = describe_learners(settings)
+            directory.note(learners=learners)
+            progress.say(f"Learners: {learners}.")
+            if settings.learner.compile_kernels:
+                progress.say("The first update compiles its kernels, which may take a minute.")
             progress.notice("Starting actors, replay shards and learner")
-            config = CoReConfig.from_settings(settings, directory.replay, directory.name_in_ray())
+            kind = CONFIGS[settings.run.system]
+            config = kind.from_settings(settings, directory.replay, directory.name_in_ray())
             algorithm = config.build_algo()
             try:
                 if from_ is not None:
@@ -337,46 +378,6 @@ def train_until_done(
         if every_s and time.monotonic() - saved_at >= every_s:
             save()
             saved_at = time.monotonic()
-
-
-def check_environment(settings: Settings) -> None:
-    """Make one environment of each kind, so that what is wrong with them shows before Ray starts.
-
-    A run that joins a cluster draws on the cluster's nodes: that this machine cannot is then only
-    warned of, since the measurements at the end are made here.
-
-    Raises:
-        GraphicsUnavailable, VideoFolderError, RobosuiteMissing: Nothing can be drawn, there are no
-            videos, or the robots' simulator is not installed.
-        SettingsError: The settings do not fit the task.
-    """
-    try:
-        _make_environments(settings)
-    except (GraphicsUnavailable, RobosuiteMissing, VideoFolderError) as error:
-        if settings.run.address is None:
-            raise
-        logger.warning(
-            "This machine cannot make the environment: %s\nTraining on the cluster at %s can do "
-            "without. The measurements at its end cannot: make `rl-system resume` do them on a "
-            "node, or set evaluation.final_episodes=0.",
-            error,
-            settings.run.address,
-        )
-
-
-def _make_environments(settings: Settings) -> None:
-    environment = settings.environment
-    # A folder may hold training videos and no held-out ones; procedural ones are always there.
-    splits: tuple[Split, ...] = ("train",)
-    if environment.difficulty != "none" and environment.videos != "procedural":
-        splits = ("train", "held_out")
-    for split in splits:
-        try:
-            make_environment(environment, 0, split).close()
-        except VideoFolderError:  # a ValueError, too
-            raise
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
 
 
 def how_to_resume(directory: RunDirectory) -> str:

@@ -9,6 +9,7 @@ RUN_DIR/replay/             snapshots of replay, see snapshots.py
 RUN_DIR/trivial.json        returns of the trivial policies
 RUN_DIR/videos/             films of evaluations
 RUN_DIR/native.log          messages of libraries that bypass Python
+RUN_DIR/error.log           the whole of each error of the program that ended the run
 RUN_DIR/report.html
 """
 
@@ -18,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +48,7 @@ class RunDirectory:
         self.replay = self.path / "replay"
         self.videos = self.path / "videos"
         self.native_log = self.path / "native.log"
+        self.error_log = self.path / "error.log"
         self.report = self.path / "report.html"
 
     @classmethod
@@ -53,29 +56,26 @@ class RunDirectory:
         """Make a new run directory with the settings in it.
 
         Raises:
-            RunError: It exists already, or cannot be written.
+            RunError: A directory of the name `run.name` exists already, or it cannot be written.
         """
-        name = settings.run.name
         root = Path(settings.run.directory)
-        if name is None:
-            task = settings.environment.name.rpartition("/")[2]
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            name = f"{task}-seed{settings.run.seed}-{stamp}"
-        directory = cls(root / name)
-        try:
-            directory.path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(
-                f"{directory.path} exists already: choose another run.name, or go on with "
-                f"`rl-system resume {directory.path}`."
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"{directory.path} cannot be made ({error}): set run.directory to a folder that "
-                "can be written."
-            ) from error
-        save_settings(settings, directory.settings_file)
-        return directory
+        for name in _names(settings):
+            directory = cls(root / name)
+            try:
+                directory.path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunError(
+                    f"{directory.path} cannot be made ({error}): set run.directory to a folder "
+                    "that can be written."
+                ) from error
+            save_settings(settings, directory.settings_file)
+            return directory
+        raise RunError(
+            f"{directory.path} exists already: choose another run.name, or go on with "
+            f"`rl-system resume {directory.path}`."
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -123,6 +123,13 @@ class RunDirectory:
         write_json(
             self.facts_file, {name: value for name, value in noted.items() if value is not None}
         )
+
+    def log_error(self, error: BaseException) -> None:
+        """Add the whole of an error to error.log: its traceback, and what it came from."""
+        with self.error_log.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')}\n")
+            file.writelines(traceback.format_exception(error))
+            file.write("\n")
 
     def name_in_ray(self) -> str:
         """Return what the run is called in Ray: in all its lives the same, and no other run's.
@@ -217,6 +224,20 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    """Names for a new run directory: the one that was chosen, or several to try, since other runs
+    may start in the same second.
+    """
+    if settings.run.name is not None:
+        yield settings.run.name
+        return
+    task = settings.environment.name.rpartition("/")[2]
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    first = f"{task}-seed{settings.run.seed}-{stamp}"
+    yield first
+    yield from (f"{first}-{number}" for number in range(2, 100))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 
 from actors.environments.catalog import Entry, UnknownEnvironment, find
 from actors.environments.settings import DIFFICULTIES, EnvironmentSettings
 from actors.settings import ActorSettings
+from learners.cvrl_settings import (
+    CONTRASTIVE_STATES,
+    MPC_ACTIONS,
+    OBSERVATION_TERMS,
+    SCORES,
+    CVRLBehaviorSettings,
+)
+from learners.sections import (
+    SYSTEM_SECTIONS,
+    AnyBehaviorSettings,
+    AnyLearnerSettings,
+    AnyModelSettings,
+    AnyObjectiveSettings,
+)
 from learners.settings import (
     CONV_INITS,
     DECODE_FROM,
@@ -24,12 +39,17 @@ from replay.settings import ReplaySettings
 from replay.workload import Workload
 from rl_system.errors import SettingsError
 
-# Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
+# Text fields with a fixed set of values, for the rooms that state theirs only in a comment; those
+# of one system where it is trained.
 CHOICES: dict[str, tuple[str, ...]] = {
     "objective.decode_from": DECODE_FROM,
     "objective.contrastive_reduction": REDUCTIONS,
     "objective.negatives": NEGATIVES,
     "objective.reward_loss": REWARD_LOSSES,
+    "objective.observation": OBSERVATION_TERMS,
+    "objective.score": SCORES,
+    "objective.contrastive_state": CONTRASTIVE_STATES,
+    "behavior.mpc_actions": MPC_ACTIONS,
     "learner.update_order": UPDATE_ORDERS,
     "learner.device": ("auto", "cpu", "cuda"),
     "learner.precision": PRECISIONS,
@@ -63,6 +83,7 @@ class EvaluationSettings:
 class RunSettings:
     """What one run is: its seed, its limits (the first one reached ends it), what it leaves."""
 
+    system: str = "core"  # what is trained; the model, objective, behavior and learner of that name
     seed: int = 0  # the root from which every process derives its own seed
     deterministic: bool = False  # actor and learner take turns, so that a run repeats (one actor)
     directory: str = "runs"  # folder in which the run directory is made
@@ -85,15 +106,18 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run is made of. One resolved file of it reruns the run."""
+    """Everything a run is made of. One resolved file of it reruns the run.
+
+    `model`, `objective`, `behavior` and `learner` are those of `run.system`.
+    """
 
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     actors: ActorSettings = field(default_factory=ActorSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    behavior: BehaviorSettings = field(default_factory=BehaviorSettings)
-    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    model: AnyModelSettings = field(default_factory=ModelSettings)
+    objective: AnyObjectiveSettings = field(default_factory=ObjectiveSettings)
+    behavior: AnyBehaviorSettings = field(default_factory=BehaviorSettings)
+    learner: AnyLearnerSettings = field(default_factory=LearnerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
@@ -172,7 +196,7 @@ class Settings:
         problems = []
         for path, allowed in CHOICES.items():
             section, key = path.split(".")
-            value = getattr(getattr(self, section), key)
+            value = getattr(getattr(self, section), key, None)
             if value is not None and value not in allowed:
                 problems.append(f"{path} is {value!r}; choose from {', '.join(allowed)}.")
         return problems
@@ -242,6 +266,29 @@ class Settings:
             )
         return problems
 
+    def _wrong_imagination(self) -> list[str]:
+        behavior = self.behavior
+        if not isinstance(behavior, CVRLBehaviorSettings):
+            return []
+        problems = []
+        if behavior.horizon < 2:
+            problems.append(f"behavior.horizon is {behavior.horizon}; it must be 2 or more.")
+        if not 0 <= behavior.return_lambda <= 1:
+            problems.append(
+                f"behavior.return_lambda is {behavior.return_lambda}; it must be in [0, 1]."
+            )
+        if behavior.mpc_iterations < 1:
+            problems.append(
+                f"behavior.mpc_iterations is {behavior.mpc_iterations}; it must be 1 or more: "
+                "behavior.mpc=false turns planning off."
+            )
+        if self.replay.sampler == "prioritised":
+            problems.append(
+                f"replay.sampler is prioritised, and {self.run.system} gives no priorities: choose "
+                "another, such as episodes."
+            )
+        return problems
+
     def _wrong_pace(self) -> list[str]:
         problems = []
         learner, replay = self.learner, self.replay
@@ -252,10 +299,7 @@ class Settings:
             "learner.torch_threads": learner.torch_threads,
             "learner.prefetch_batches": learner.prefetch_batches,
             "learner.report_updates": learner.report_updates,
-            "learner.model_clip": learner.model_clip,
-            "learner.critic_clip": learner.critic_clip,
-            "learner.actor_clip": learner.actor_clip,
-            "learner.alpha_clip": learner.alpha_clip,
+            **_named("learner", learner, "_clip"),
             "behavior.reward_divisor": self.behavior.reward_divisor,
             "evaluation.parallel_episodes": self.evaluation.parallel_episodes,
             "evaluation.episodes": self.evaluation.episodes,
@@ -268,19 +312,20 @@ class Settings:
         for path, value in {
             "learner.weight_decay": learner.weight_decay,
             "learner.count": learner.count,
-            "learner.model_rate": learner.model_rate,
-            "learner.critic_model_rate": learner.critic_model_rate or 0.0,
-            "learner.inverse_temperature_rate": learner.inverse_temperature_rate,
-            "learner.actor_rate": learner.actor_rate,
-            "learner.critic_rate": learner.critic_rate,
-            "learner.alpha_rate": learner.alpha_rate,
+            **_named("learner", learner, "_rate"),
+            **_named("behavior", self.behavior, "_scale"),
+            **_named("objective", self.objective, "_scale"),
         }.items():
-            if value < 0:
-                problems.append(f"{path} is {value}; it must be 0 or more.")
-        if not 0 <= learner.alpha_beta1 < 1:
-            problems.append(
-                f"learner.alpha_beta1 is {learner.alpha_beta1}; it must be from 0 to below 1."
-            )
+            if not 0 <= value < math.inf:
+                problems.append(f"{path} is {value}; it must be a number of 0 or more.")
+        for name in ("discount", "target_rate", "priority_max_share"):
+            value = getattr(self.behavior, name, 0.0)
+            if not 0 <= value <= 1:
+                problems.append(f"behavior.{name} is {value}; it must be from 0 to 1.")
+        beta1 = getattr(learner, "alpha_beta1", 0.0)
+        if not 0 <= beta1 < 1:
+            problems.append(f"learner.alpha_beta1 is {beta1}; it must be from 0 to below 1.")
+        problems += self._wrong_imagination()
         if learner.mirror_replay and replay.compression != "none":
             problems.append(
                 f"learner.mirror_replay needs steps as they are, but replay.compression is "
@@ -325,3 +370,22 @@ class Settings:
                 "set actors.count=1 and actors.environments_per_actor=1."
             )
         return problems
+
+
+def sections_of(system: str) -> dict[str, type]:
+    """Return the types of all sections of a system, by name, in their order.
+
+    Raises:
+        SettingsError: There is no such system.
+    """
+    if system not in SYSTEM_SECTIONS:
+        raise SettingsError(f"run.system is {system!r}; choose from {', '.join(SYSTEM_SECTIONS)}.")
+    default = Settings()
+    common = {item.name: type(getattr(default, item.name)) for item in fields(default)}
+    return common | SYSTEM_SECTIONS[system]
+
+
+def _named(section: str, values: object, ending: str) -> dict[str, float]:
+    """Return a section's numbers whose names end so, by their paths; those that are null as 0."""
+    names = [item.name for item in fields(values) if item.name.endswith(ending)]  # type: ignore[arg-type]
+    return {f"{section}.{name}": getattr(values, name) or 0.0 for name in names}

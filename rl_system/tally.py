@@ -68,7 +68,7 @@ class Tally:
         self._add_times("actor", report)
 
     def add_learner(self, report: Mapping[str, Any]) -> None:
-        """Adds what `learners.learner.CoReLearner.update` returned."""
+        """Adds what `learners.learner.SystemLearner.update` returned."""
         self.updates = int(report["updates"])
         self._published = int(report["published"])
         self._losses.update(report["metrics"])

@@ -39,7 +39,8 @@ class Watch:
         """Takes an actor's report.
 
         Raises:
-            RuntimeError: the actor failed `ERRORS_IN_A_ROW` times in a row; carries its traceback.
+            RuntimeError: the actor failed `ERRORS_IN_A_ROW` times in a row; its first line says how
+                at last, and behind it comes the traceback.
         """
         actor, error = report["actor"], report["error"]
         if error is None:
@@ -49,7 +50,10 @@ class Watch:
         count = self._errors[actor]
         logger.warning("Actor %d failed (%d in a row):\n%s", actor, count, error)
         if count >= ERRORS_IN_A_ROW:
-            raise RuntimeError(f"Actor {actor} failed {count} times in a row, at last:\n{error}")
+            last = error.strip().rpartition("\n")[2]
+            raise RuntimeError(
+                f"Actor {actor} failed {count} times in a row, at last with {last}\n{error}"
+            )
 
     def learner(self, report: Mapping[str, Any]) -> None:
         """Takes the learner's report."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from learners.collective import ALONE, Collective
-from learners.models.policy import Actor, TwinCritic
+from learners.models.policy import SquashedGaussianActor, TwinCritic
 from learners.noise import Generator
-from learners.settings import BehaviorSettings
+from learners.settings import SACSettings
 
 
 class CriticLoss(NamedTuple):
@@ -23,13 +25,45 @@ class CriticLoss(NamedTuple):
     priorities: Tensor | None  # (B,), detached; None unless importance weights were given
 
 
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Let gradient pass through modules within, while their own parameters collect none.
+
+    It is about what is computed within, whenever the backward pass comes. Parameters that were
+    frozen before stay so.
+    """
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 class SoftActorCritic(nn.Module):
     """Actor, two critics, their targets and the learned temperature alpha.
 
     Only the critics have target copies; encoder and RSSM have none.
+
+    Args:
+        settings: Of the algorithm.
+        actor: The policy.
+        critics: Q_1, Q_2.
+        action_dims: Size A of an action, for the target entropy -A.
+
+    Raises:
+        ValueError: A setting of the priorities is out of range.
     """
 
-    def __init__(self, settings: BehaviorSettings, state_dims: int, action_dims: int) -> None:
+    def __init__(
+        self,
+        settings: SACSettings,
+        actor: SquashedGaussianActor,
+        critics: TwinCritic,
+        action_dims: int,
+    ) -> None:
         super().__init__()
         if not 0.0 <= settings.priority_max_share <= 1.0:
             raise ValueError(
@@ -45,8 +79,8 @@ class SoftActorCritic(nn.Module):
         self.target_entropy = (
             -float(action_dims) if settings.target_entropy is None else settings.target_entropy
         )
-        self.actor = Actor(settings, state_dims, action_dims)
-        self.critics = TwinCritic(settings, state_dims, action_dims)
+        self.actor = actor
+        self.critics = critics
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(float(settings.log_alpha_init)))
 
@@ -127,9 +161,8 @@ class SoftActorCritic(nn.Module):
         The critics are read, not trained: their parameters collect no gradient here.
         """
         actions, log_prob = self.actor.sample(states.detach(), generator)
-        self.critics.requires_grad_(False)
-        values = self.critics(states.detach(), actions).amin(0)
-        self.critics.requires_grad_(True)
+        with frozen(self.critics):
+            values = self.critics(states.detach(), actions).amin(0)
         loss = (self.log_alpha.detach().exp() * log_prob - values).mean()
         mean_log_prob = log_prob.detach().mean()
         alpha_loss = -self.log_alpha.exp() * (self.target_entropy + mean_log_prob)

@@ -1,4 +1,4 @@
-"""Observation encoder x_t = f(o_t) (paper section 2.1)."""
+"""Observation encoders x_t = f(o_t)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,47 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from learners.models.layers import initialise, without_affine_norm
+from learners.models.layers import initialise, initialise_as_keras, without_affine_norm
+from learners.pixel_sac_settings import PixelSACModelSettings
+from learners.sections import AnyModelSettings
 from learners.settings import CONV_INITS, ModelSettings
+
+
+class Convolutions(nn.Sequential):
+    """Convolutions of crops, each followed by a ReLU.
+
+    Attributes:
+        output_dims: Values that are left of a crop.
+
+    Raises:
+        ValueError: The convolutions leave no pixel of a crop of this size.
+    """
+
+    def __init__(self, settings: AnyModelSettings, crop_size: int, channels: int = 3) -> None:
+        super().__init__()
+        side = crop_size
+        for width, kernel, stride, padding in zip(
+            settings.conv_channels,
+            settings.conv_kernels,
+            settings.conv_strides,
+            settings.conv_paddings,
+            strict=True,
+        ):
+            self.append(nn.Conv2d(channels, width, kernel, stride, padding))
+            self.append(nn.ReLU(inplace=True))
+            channels = width
+            side = (side + 2 * padding - kernel) // stride + 1
+            if side < 1:
+                raise ValueError(
+                    f"A crop of {crop_size} pixels is too small for model.conv_strides="
+                    f"{settings.conv_strides}: raise learner.crop_size or use fewer convolutions."
+                )
+        self.output_dims = channels * side * side
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map crops (N, 3, S, S) to what is left of them, in rows (N, output_dims)."""
+        maps = super().forward(pixels)  # (N, C, s, s), channels last
+        return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 class PixelEncoder(nn.Module):
@@ -27,31 +66,19 @@ class PixelEncoder(nn.Module):
         ValueError: The convolutions leave no pixel of a crop of this size.
     """
 
-    def __init__(self, settings: ModelSettings, crop_size: int, channels: int = 3) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings | PixelSACModelSettings,
+        crop_size: int,
+        channels: int = 3,
+    ) -> None:
         super().__init__()
         self.precision = torch.float32
-        layers: list[nn.Module] = []
-        side = crop_size
-        for width, kernel, stride, padding in zip(
-            settings.conv_channels,
-            settings.conv_kernels,
-            settings.conv_strides,
-            settings.conv_paddings,
-            strict=True,
-        ):
-            layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU(inplace=True)]
-            channels = width
-            side = (side + 2 * padding - kernel) // stride + 1
-            if side < 1:
-                raise ValueError(
-                    f"A crop of {crop_size} pixels is too small for model.conv_strides="
-                    f"{settings.conv_strides}: raise learner.crop_size or use fewer convolutions."
-                )
-        self.convolutions = nn.Sequential(*layers)
-        self.linear = nn.Linear(channels * side * side, settings.feature_dims)
+        self.convolutions = Convolutions(settings, crop_size, channels)
+        self.linear = nn.Linear(self.convolutions.output_dims, settings.feature_dims)
         initialise(self)
         if settings.conv_init == "kaiming":
-            for layer in layers[::2]:
+            for layer in list(self.convolutions)[::2]:
                 nn.init.kaiming_uniform_(cast(nn.Conv2d, layer).weight, a=5**0.5)
         elif settings.conv_init != "delta_orthogonal":
             raise ValueError(f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}.")
@@ -61,6 +88,32 @@ class PixelEncoder(nn.Module):
         """Map crops (N, 3, S, S) in [0, 1] to features (N, feature_dims)."""
         low = self.precision is not torch.float32
         with torch.autocast(pixels.device.type, self.precision, enabled=low):
-            maps = self.convolutions(pixels)  # (N, C, s, s), channels last
-            features = self.linear(maps.permute(0, 2, 3, 1).flatten(1))  # (N, F)
+            features = self.linear(self.convolutions(pixels))  # (N, F)
         return without_affine_norm(features.float())
+
+
+class FlatEncoder(nn.Module):
+    """Convolutions with ReLU and nothing behind them, on pixels in [-0.5, 0.5] (Dreamer, CVRL).
+
+    Attributes:
+        precision: dtype of the convolutions; weights and output stay float32.
+        output_dims: Size of the features.
+
+    Raises:
+        ValueError: The convolutions leave no pixel of a crop of this size.
+    """
+
+    def __init__(self, settings: AnyModelSettings, crop_size: int) -> None:
+        super().__init__()
+        self.precision = torch.float32
+        self.convolutions = Convolutions(settings, crop_size)
+        self.output_dims = self.convolutions.output_dims
+        initialise_as_keras(self)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map crops (N, 3, S, S) in [0, 1] to features (N, output_dims)."""
+        low = self.precision is not torch.float32
+        with torch.autocast(pixels.device.type, self.precision, enabled=low):
+            features = self.convolutions(pixels - 0.5)
+        return features.float()

@@ -38,6 +38,24 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def initialise_as_keras(module: nn.Module) -> None:
+    """Draw Glorot-uniform weights in place, orthogonal recurrent ones; biases become 0.
+
+    The defaults of Keras, with which Dreamer and CVRL were published.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.GRUCell):
+            for gate in layer.weight_ih.chunk(3):
+                nn.init.xavier_uniform_(gate)
+            nn.init.orthogonal_(layer.weight_hh)
+            nn.init.zeros_(layer.bias_ih)
+            nn.init.zeros_(layer.bias_hh)
+
+
 class MLP(nn.Sequential):
     """Linear layers `sizes[0] -> ... -> sizes[-1]` with an activation between them.
 
@@ -116,18 +134,45 @@ class Gaussian:
 
 
 class GaussianHead(nn.Module):
-    """MLP whose layer-normalised output is a Gaussian of `latent_dims` dimensions."""
+    """MLP whose output is a Gaussian of `latent_dims` dimensions.
 
-    def __init__(self, sizes: Sequence[int], latent_dims: int) -> None:
+    Args:
+        sizes: Width of the input and of every hidden layer (ELU).
+        latent_dims: Ds.
+        min_std: None layer-normalises the output and reads it as mean and log standard deviation
+            (CoRe); a number reads it as it is, with standard deviation softplus + `min_std`
+            (PlaNet, Dreamer, CVRL).
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], latent_dims: int, min_std: float | None = None
+    ) -> None:
         super().__init__()
         self.network = MLP([*sizes, 2 * latent_dims], nn.ELU)
-        self.norm = nn.LayerNorm(2 * latent_dims)
+        self.norm = nn.LayerNorm(2 * latent_dims) if min_std is None else nn.Identity()
+        self.min_std = min_std
 
     def forward(self, inputs: Tensor) -> Gaussian:
         """Map inputs (..., sizes[0]) to a Gaussian (..., Ds)."""
-        return Gaussian.from_parameters(self.norm(self.network(inputs)))
+        return self.after_entry(self.network.entry(inputs))
+
+    def after_entry(self, hidden: Tensor) -> Gaussian:
+        """Return the Gaussian from the first linear layer's output."""
+        parameters = self.norm(self.network.after_entry(hidden))  # (..., 2 Ds)
+        if self.min_std is None:
+            return Gaussian.from_parameters(parameters)
+        mean, raw = parameters.chunk(2, -1)
+        return Gaussian(mean, (F.softplus(raw) + self.min_std).log())
 
 
 def without_affine_norm(values: Tensor) -> Tensor:
     """Layer-normalise the last axis without learned scale or shift."""
     return F.layer_norm(values, values.shape[-1:])
+
+
+class WithoutAffineNorm(nn.Module):
+    """`without_affine_norm` as a layer."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return without_affine_norm(values)

@@ -6,27 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from learners.models.encoder import PixelEncoder
-from learners.models.layers import MLP, initialise, without_affine_norm
+from learners.models.layers import (
+    MLP,
+    GaussianHead,
+    LayerNormGRUCell,
+    WithoutAffineNorm,
+    initialise,
+    without_affine_norm,
+)
+from learners.models.observation import ObservationModel
 from learners.models.rssm import RSSM
 from learners.settings import ModelSettings
 
 
-class WorldModel(nn.Module):
-    """Everything that the model loss J_M trains.
-
-    An observation is a picture or, with a `proprioception_size` P above 0, a picture and P numbers.
-    The features x of the second kind are those of the picture, then those of an MLP on the numbers
-    (ELU after every layer, no layer norm); all of them are contrastive targets.
+class WorldModel(ObservationModel):
+    """Everything that the model loss J_M trains; all observation features are its targets.
 
     Attributes:
-        encoder: Observation encoder f, of pictures.
-        proprioception_encoder: The same of proprioception; None without.
         rssm: Future predictor and correction model.
         decoder: Observation-feature decoder g, predicts x_t from the latent state.
         reward: Reward predictor r.
         inverse: Inverse dynamics a.
         inverse_temperature: lambda of Eq. 1 before its softplus, a scalar.
     """
+
+    encoder: PixelEncoder
 
     def __init__(
         self,
@@ -36,18 +40,15 @@ class WorldModel(nn.Module):
         inverse_temperature_init: float,
         proprioception_size: int = 0,
     ) -> None:
-        super().__init__()
-        state_dims = settings.latent_dims + settings.recurrent_dims
-        head = settings.head_dims
-        self.state_dims = state_dims
-        self.encoder = PixelEncoder(settings, crop_size)
-        self.proprioception_encoder: MLP | None = None
-        if proprioception_size:
-            sizes = [proprioception_size, *settings.proprioception_dims]
-            self.proprioception_encoder = MLP(sizes, nn.ELU, last=True)
+        super().__init__(
+            PixelEncoder(settings, crop_size), proprioception_size, settings.proprioception_dims
+        )
+        if self.proprioception_encoder is not None:
             initialise(self.proprioception_encoder)
         features = settings.observation_dims(proprioception_size)
-        self.rssm = RSSM(settings, action_dims, features)
+        head = settings.head_dims
+        self.rssm = core_rssm(settings, action_dims, features)
+        state_dims = self.state_dims = self.rssm.state_dims
         self.decoder = MLP(
             [state_dims, settings.decoder_dims, settings.decoder_dims, features], nn.ELU
         )
@@ -56,23 +57,6 @@ class WorldModel(nn.Module):
         for module in (self.decoder, self.reward, self.inverse):
             initialise(module)
         self.inverse_temperature = nn.Parameter(torch.tensor(float(inverse_temperature_init)))
-
-    def encode(self, pixels: Tensor, proprioception: Tensor | None = None) -> Tensor:
-        """Map crops (..., 3, S, S) in [0, 1] and proprioception (..., P) to features x (..., F).
-
-        Raises:
-            ValueError: Proprioception is given to a model without an encoder for it, or missing.
-        """
-        if (proprioception is None) != (self.proprioception_encoder is None):
-            given = "pictures alone" if proprioception is None else "pictures and proprioception"
-            raise ValueError(
-                f"The model is not made for {given}: environment.proprioception must be what it "
-                "was when the model was made."
-            )
-        features = self.encoder(pixels.flatten(0, -4)).unflatten(0, pixels.shape[:-3])
-        if self.proprioception_encoder is None:
-            return features
-        return torch.cat([features, self.proprioception_encoder(proprioception)], -1)
 
     def predict_features(self, states: Tensor) -> Tensor:
         """Map states [s, h] (..., Ds + Dh) to predicted features y (..., F)."""
@@ -85,3 +69,33 @@ class WorldModel(nn.Module):
     def predict_action(self, before: Tensor, after: Tensor) -> Tensor:
         """Return the action (..., A) in [-1, 1] that led from one state to the next."""
         return torch.tanh(self.inverse(torch.cat([before, after], -1)))
+
+
+def core_rssm(
+    settings: ModelSettings, action_dims: int, observation_dims: int | None = None
+) -> RSSM:
+    """Return CoRe's RSSM: layer-normalised GRU, heads and embeddings.
+
+    An episode's first step makes no transition (released code; the paper steps from z_0 = 0,
+    a_0 = 0).
+
+    Args:
+        settings: Shapes.
+        action_dims: Size A of an action.
+        observation_dims: Size F of the features x_t; None is that of the image features alone.
+    """
+    embedding, hidden = settings.embedding_dims, settings.hidden_dims
+    latent, recurrent = settings.latent_dims, settings.recurrent_dims
+    features = settings.feature_dims if observation_dims is None else observation_dims
+    rssm = RSSM(
+        nn.Sequential(MLP([features, embedding, embedding], nn.ELU), WithoutAffineNorm()),
+        MLP([latent + action_dims, hidden, hidden], nn.ELU, last=True),
+        LayerNormGRUCell(hidden, recurrent),
+        GaussianHead([recurrent, hidden, hidden, hidden], latent),
+        GaussianHead([embedding + recurrent, hidden, hidden], latent),
+        latent_dims=latent,
+        recurrent_dims=recurrent,
+        skip_first=True,
+    )
+    initialise(rssm)
+    return rssm

@@ -28,6 +28,7 @@ COLUMNS = (
     "replay/insert_wait_s",
     "replay/sample_wait_s",
     "loss/contrastive",
+    "loss/reconstruction",
     "loss/kl",
     "loss/reward",
 )

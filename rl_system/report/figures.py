@@ -40,6 +40,7 @@ _STYLE: dict[str, Any] = {
 # (metric, title): what a small panel shows
 LOSSES = (
     ("loss/contrastive", "contrastive (nats)"),
+    ("loss/reconstruction", "reconstruction (nats)"),
     ("kl/nats", "KL before the floor (nats)"),
     ("loss/reward", "reward prediction"),
     ("loss/inverse", "inverse dynamics"),
@@ -47,6 +48,8 @@ LOSSES = (
     ("loss/actor", "actor"),
     ("policy/entropy", "policy entropy (nats)"),
     ("value/mean", "mean value"),
+    ("imagination/return", "imagined return"),
+    ("imagination/value", "imagined value"),
 )
 PACE = (
     ("rate/updates_per_s", "updates per second"),

@@ -95,7 +95,10 @@ def _cards(group: Group) -> str:
     cards = []
     final, best, twin = group.final(), group.best_trivial, group.final("twin/return")
     over = f"over {len(group.runs)} seeds" if len(group.runs) > 1 else "over its episodes"
-    if final is not None:
+    if final is not None and len(group.runs) == 1 and group.runs[0].last("eval/episodes") == 1:
+        note = "last evaluation, one episode: no standard error"
+        cards.append(_card("return", f"{final[0]:.0f}", note, main=True))
+    elif final is not None:
         note = f"last evaluation, mean ± s.e. {over}"
         cards.append(_card("return", f"{final[0]:.0f} ± {final[1]:.0f}", note, main=True))
     if best is not None:
@@ -195,10 +198,12 @@ def _films(runs: Sequence[Run]) -> str:
             media = _MEDIA.get(path.suffix)
             if media is None or not path.is_file():
                 continue
+            count = len(entry["returns"])
+            of_all = f"{entry['mean']:.0f} ± {entry['se']:.0f} over {count} episodes, this one "
             caption = (
                 f"{entry['name']}: distractions {entry['difficulty']}, {entry['split']} videos; "
-                f"{entry['mean']:.0f} ± {entry['se']:.0f} over {len(entry['returns'])} episodes, "
-                f"this one {entry['returns'][0]:.0f}. Left the scene, right what the policy sees."
+                f"{of_all if count > 1 else 'return '}{entry['returns'][0]:.0f}. Left the scene, "
+                "right what the policy sees."
             )
             if len(runs) > 1:
                 caption = f"{run.name}, {caption}"
@@ -251,6 +256,8 @@ def _machine(run: Run) -> str:
     if not machine and not versions:
         return ""
     facts = {name.replace("_", " "): _plain(value) for name, value in machine.items()}
+    if learners := run.facts.get("learners"):
+        facts["learners"] = str(learners)
     command = run.facts.get("command")
     shown = f"<pre>{html.escape(' '.join(map(str, command)))}</pre>" if command else ""
     body = (

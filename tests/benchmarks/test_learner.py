@@ -140,6 +140,8 @@ def test_torch_and_numpy_are_all_that_it_needs(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--threads", "0"], "--threads"),
+        (["--seconds", "-3"], "--seconds: -3 is no number of seconds from 0 on"),
+        (["--seconds", "inf"], "--seconds"),
         (["--size", "huge"], "paper"),
         (["--precision", "half"], "bfloat16"),
         (["--compile", "everything"], "filter"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from learners.agent import Agent
 from learners.core import CoReAgent
+from learners.core_update import CoReUpdate
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
-from learners.update import CoReUpdate
 
 ACTION_DIMS = 2
 MODEL = ModelSettings(
@@ -29,6 +31,22 @@ MODEL = ModelSettings(
 )
 BEHAVIOR = BehaviorSettings(actor_dims=(16,), critic_dims=(16,))
 LEARNER = LearnerSettings(batch_size=3, sequence_length=5, crop_size=16)
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[None]:
+    """A small Ray of this machine's own."""
+    import ray  # here: most of these tests need none
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=100 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +76,11 @@ def _make(
     settings = replace(LEARNER, **learner)
     agent = CoReAgent(MODEL, objective, BEHAVIOR, settings, ACTION_DIMS).to(device)
     return CoReUpdate(agent, settings, objective, BEHAVIOR, device=device, seed=seed)
+
+
+def acting_arrays(agent: Agent) -> dict[str, np.ndarray]:
+    """Return copies of the tensors that acting needs."""
+    return {n: value.detach().numpy().copy() for n, value in agent.acting_tensors().items()}
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class ReferenceUpdate:
         learner: Rates, clips, and the side of the crop.
         objective: Loss settings; "prior", "all" and "mean" are the only forms written out.
         behavior: Discount, target rate, bounds.
-        seed: Of crops and noise, drawn in the order of `learners.update.CoReUpdate`.
+        seed: Of crops and noise, drawn in the order of `learners.core_update.CoReUpdate`.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class ReferenceUpdate:
                 inputs = torch.cat([steps[-1][1], actions[t - 1]], -1)
                 inputs = self._mlp("model.rssm.transition_input", inputs, F.elu, last=True)
                 recurrent = self._gru(inputs, recurrent)
-            embedding = _norm(self._mlp("model.rssm.embedding", features[t], F.elu))
+            embedding = _norm(self._mlp("model.rssm.embedding.0", features[t], F.elu))
             mean, log_std = self._gaussian(
                 "model.rssm.posterior_head", torch.cat([embedding, recurrent], -1)
             )

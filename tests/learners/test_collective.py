@@ -15,9 +15,9 @@ import torch.multiprocessing as mp
 from learners.collective import Collective
 from learners.conductor import Conductor
 from learners.core import CoReAgent
+from learners.core_update import CoReUpdate
 from learners.noise import SharedGenerator, normal, uniform
 from learners.settings import ObjectiveSettings
-from learners.update import CoReUpdate
 from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL, replace
 
 LEARNERS, WINDOWS, STEPS, UPDATES = 2, 6, 5, 3
@@ -87,17 +87,16 @@ def learn(rank: int, store: str, out: str) -> None:
         found[name] = (update.agent.state_dict(), priorities[0], update.metrics())
     torch.save(found, f"{out}-{rank}")
     follow(rank)
+    fail(rank)
     dist.destroy_process_group()
 
 
 def follow(rank: int) -> None:
-    """The first begins updates only where the second is prepared, and hears of its failure."""
+    """The first begins updates only where the second is prepared."""
     prepared, followed = threading.Event(), []
 
     def take_part() -> None:
         followed.append(len(followed))
-        if len(followed) > 2:
-            raise ValueError("no such thing")
 
     conductor = Conductor(LEARNERS, prepared.is_set, take_part, timeout_s=20.0)
     assert conductor.leads == (rank == 0)
@@ -115,8 +114,21 @@ def follow(rank: int) -> None:
         assert len(followed) == (0 if conductor.leads else 2)
     conductor.check()
     dist.barrier()
+    conductor.close()
+    conductor.close()
+
+
+def fail(rank: int) -> None:
+    """The second's part in an update fails: it tells why, and both end."""
+
+    def take_part() -> None:
+        raise ValueError("no such thing")
+
+    # The first waits so long for the second, which does not listen any more, when it closes.
+    conductor = Conductor(LEARNERS, lambda: True, take_part, timeout_s=3.0)
+    dist.barrier()
     if conductor.leads:
-        assert conductor.begin()  # of this one the second's part fails
+        assert conductor.begin()
     conductor.close()
     conductor.close()
     if not conductor.leads:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from learners.augment import centre_crop, to_pixels
+from tests.learners.conftest import acting_arrays
 
 
 def frames(count: int) -> np.ndarray:
@@ -58,9 +59,9 @@ def test_actions_are_bounded_float32_and_deterministic_without_exploration(make_
 
 def test_acting_weights_transfer_to_another_agent(make_update):
     source, target = make_update(seed=1).agent, make_update(seed=2).agent
-    weights = source.acting_state_dict()
+    weights = acting_arrays(source)
     assert not any("critic" in name or "decoder" in name for name in weights)
-    target.load_acting_state_dict(weights)
+    target.load_acting_tensors(weights)
     observation, first = frames(2), np.array([True, True])
     actions = [
         agent.act(observation, agent.initial_state(2), first, explore=False)[0]
@@ -76,13 +77,13 @@ def test_published_weights_are_those_of_the_state_dict_and_make_another_agent_ac
     weights = source.acting_weights()
     flat = torch.empty(weights.size)
     weights.flatten(flat)
-    by_name = source.acting_state_dict()
+    by_name = acting_arrays(source)
     assert weights.layout == tuple((name, value.shape) for name, value in by_name.items())
     values = np.concatenate([value.ravel() for value in by_name.values()])
     np.testing.assert_array_equal(flat.numpy(), values)
     critics = [value.clone() for value in target.behavior.critics.parameters()]
     target.acting_weights().load((weights.layout, values))
-    for name, value in target.acting_state_dict().items():
+    for name, value in acting_arrays(target).items():
         np.testing.assert_array_equal(value, by_name[name])
     for value, before in zip(target.behavior.critics.parameters(), critics, strict=True):
         assert torch.equal(value, before)
@@ -90,12 +91,12 @@ def test_published_weights_are_those_of_the_state_dict_and_make_another_agent_ac
 
 def test_weights_of_another_size_are_refused_and_nothing_changes(make_update):
     agent = make_update().agent
-    weights = agent.acting_state_dict()
+    weights = acting_arrays(agent)
     before = {name: value.copy() for name, value in weights.items()}
     name = next(iter(weights))
     weights = {key: value + 1.0 for key, value in weights.items()}
     weights[name] = np.zeros((1, 2, 3), np.float32)
     with pytest.raises(ValueError, match=r"settings\.yaml"):
-        agent.load_acting_state_dict(weights)
-    for key, value in agent.acting_state_dict().items():
+        agent.load_acting_tensors(weights)
+    for key, value in acting_arrays(agent).items():
         np.testing.assert_array_equal(value, before[key])

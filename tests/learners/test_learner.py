@@ -15,32 +15,19 @@ import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from learners.learner import CoReLearner
-from learners.module import CoReModule
+from learners.learner import SystemLearner
+from learners.module import AgentModule
 from learners.settings import ObjectiveSettings
 from replay import Chunk, ChunkKey, ReplaySettings, Workload, step_schema
 from replay.service import ReplayService
 from rl_system.hub import start_hub
-from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL
+from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL, acting_arrays
 
 SCHEMA = step_schema((20, 20, 3), ACTION_DIMS)
 EPISODES, EPISODE_AGENT_STEPS = 20, 12
 LOUD = range(0, EPISODES, 4)  # episodes whose rewards are large, and so are their TD errors
 
-Start = Callable[..., tuple[CoReLearner, ReplayService]]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=100 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+Start = Callable[..., tuple[SystemLearner, ReplayService]]
 
 
 @pytest.fixture
@@ -51,7 +38,7 @@ def start(cluster: None) -> Iterator[Start]:
 
     def make(
         sampler: str, order: str = "fused", publish_updates: int = 50, mirror_replay: bool = False
-    ) -> tuple[CoReLearner, ReplayService]:
+    ) -> tuple[SystemLearner, ReplayService]:
         prefix = f"learner-{sampler}-{order}-{next(numbers)}"
         settings = replace(
             LEARNER,
@@ -76,16 +63,16 @@ def start(cluster: None) -> Iterator[Start]:
         ends.append(lambda: ray.kill(hub))
         write_episodes(service)
         sections = {"model": MODEL, "objective": ObjectiveSettings(), "behavior": BEHAVIOR}
-        sections |= {"learner": settings}
+        sections |= {"system": "core", "learner": settings}
         config = AlgorithmConfig()
         config.plane = sections | {"prefix": prefix, "seed": 0}
         spec = RLModuleSpec(
-            module_class=CoReModule,
+            module_class=AgentModule,
             observation_space=gym.spaces.Box(0, 255, (20, 20, 3), np.uint8),
             action_space=gym.spaces.Box(-1.0, 1.0, (ACTION_DIMS,)),
             model_config=sections,
         )
-        learner = CoReLearner(config=config, module_spec=spec)
+        learner = SystemLearner(config=config, module_spec=spec)
         learner.build()
         ends.append(learner.shutdown)
         return learner, service
@@ -156,7 +143,7 @@ def test_in_lock_step_weights_are_the_same_with_replay_mirrored(start: Start) ->
     assert 0 < result["reader"]["uploaded_agent_steps"] <= EPISODES * EPISODE_AGENT_STEPS
 
 
-def updates_by_time(learner: CoReLearner, count: int) -> dict[str, Any]:
+def updates_by_time(learner: SystemLearner, count: int) -> dict[str, Any]:
     """Has the learner make so many updates in slices of time, and returns its last report."""
     deadline = time.monotonic() + 120
     while True:
@@ -194,7 +181,7 @@ def test_other_samplers_weigh_nothing_and_send_nothing_back(start: Start, sample
     assert (drawn.importance_weights == 1.0).all()  # priorities are as they were at first
 
 
-def published(learner: CoReLearner) -> tuple[int, int, dict[str, np.ndarray]]:
+def published(learner: SystemLearner) -> tuple[int, int, dict[str, np.ndarray]]:
     """What the hub knows: the learner's updates, those behind the weights, and weights by name."""
     known, (_, updates, (reference,)) = ray.get(learner._hub.news.remote(None), timeout=30)
     layout, values = ray.get(reference, timeout=30)
@@ -211,7 +198,7 @@ def test_in_lock_step_the_hub_has_the_weights_of_every_slice_on_return(start: St
     result = learner.update(updates=3)
     known, updates, weights = published(learner)
     assert result["published"] == known == updates == 3
-    own = learner._agent.acting_state_dict()
+    own = acting_arrays(learner._agent)
     assert own.keys() == weights.keys()
     for name, value in own.items():
         assert np.array_equal(value, weights[name]), name

@@ -26,19 +26,6 @@ LENGTH, SEQUENCES = 6, 5  # an odd batch: two shards give parts of different siz
 Make = Callable[..., ReplayService]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=100 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def make(cluster: None, request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes small services and stops them after the test."""

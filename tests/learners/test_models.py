@@ -14,7 +14,7 @@ from learners.core import CoReAgent
 from learners.models.encoder import PixelEncoder
 from learners.models.layers import Gaussian, LayerNormGRUCell
 from learners.models.policy import Actor, TwinCritic, tanh_gaussian_log_prob
-from learners.models.rssm import RSSM
+from learners.models.world_model import core_rssm
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 from tests.learners.conftest import MODEL
 
@@ -65,23 +65,23 @@ def test_gru_cell_follows_the_layer_normalised_equations():
 
 
 def test_first_state_of_a_window_skips_the_transition():
-    rssm = RSSM(MODEL, action_dims=2)
+    rssm = core_rssm(MODEL, action_dims=2)
     features, actions = torch.randn(4, 3, MODEL.feature_dims), torch.randn(4, 3, 2)
     states = rssm.observe(features, actions)
     assert torch.equal(states.recurrent[0], torch.zeros(3, MODEL.recurrent_dims))
-    posterior = rssm.posterior(rssm.embed(features[0]), states.recurrent[0])
+    posterior = rssm.posterior(rssm.embedding(features[0]), states.recurrent[0])
     torch.testing.assert_close(states.posterior.mean[0], posterior.mean)
     torch.testing.assert_close(states.posterior.log_std[0], posterior.log_std)
 
 
 def test_unroll_equals_stepping_the_transition_and_the_posterior_one_by_one():
-    rssm = RSSM(MODEL, action_dims=2)
+    rssm = core_rssm(MODEL, action_dims=2)
     features, actions = torch.randn(5, 3, MODEL.feature_dims), torch.randn(5, 3, 2)
     states = rssm.observe(features, actions, torch.Generator().manual_seed(1))
     for t in range(1, 5):
         recurrent = rssm.transition(states.latent[t - 1], actions[t - 1], states.recurrent[t - 1])
         torch.testing.assert_close(recurrent, states.recurrent[t])
-        posterior = rssm.posterior(rssm.embed(features[t]), recurrent)
+        posterior = rssm.posterior(rssm.embedding(features[t]), recurrent)
         torch.testing.assert_close(posterior.mean, states.posterior.mean[t])
 
 
@@ -157,7 +157,7 @@ def test_the_log_probability_is_that_of_the_bounded_action():
 
 def test_the_two_critics_are_independent_networks():
     settings = BehaviorSettings(critic_dims=(8, 8))
-    critics = TwinCritic(settings, state_dims=4, action_dims=2)
+    critics = TwinCritic(4, 2, settings.critic_dims)
     states, actions = torch.randn(5, 3, 4), torch.randn(5, 3, 2)
     values = critics(states, actions)
     assert values.shape == (2, 5, 3)

@@ -10,15 +10,23 @@ import pytest
 import torch
 
 from learners.behaviors.sac import SoftActorCritic
+from learners.models.policy import Actor, TwinCritic
+from learners.settings import BehaviorSettings
 from tests.learners.conftest import ACTION_DIMS, BEHAVIOR
 
 STEPS, WINDOWS, STATE = 5, 3, 7
 ORDERS = pytest.mark.parametrize("order", ["sequential", "fused"])
 
 
+def make(settings: BehaviorSettings) -> SoftActorCritic:
+    actor = Actor(settings, STATE, ACTION_DIMS)
+    critics = TwinCritic(STATE, ACTION_DIMS, settings.critic_dims)
+    return SoftActorCritic(settings, actor, critics, ACTION_DIMS)
+
+
 @pytest.fixture
 def behavior() -> SoftActorCritic:
-    return SoftActorCritic(BEHAVIOR, STATE, ACTION_DIMS)
+    return make(BEHAVIOR)
 
 
 @pytest.fixture
@@ -103,7 +111,7 @@ def test_weights_do_not_change_priorities(behavior, transitions) -> None:
 @pytest.mark.parametrize(("share", "take"), [(1.0, "max"), (0.0, "mean")])
 def test_the_mix_is_a_setting(transitions, share: float, take: str) -> None:
     settings = replace(BEHAVIOR, priority_max_share=share, priority_epsilon=0.5)
-    behavior = SoftActorCritic(settings, STATE, ACTION_DIMS)
+    behavior = make(settings)
     sizes = [errors.abs().mean(0) for errors in td_errors(behavior, transitions)]
     expected = torch.stack([getattr(size, take)() for size in sizes]) + 0.5
     found = critic_loss(behavior, transitions, [1.0, 1.0, 1.0]).priorities
@@ -116,7 +124,7 @@ def test_the_mix_is_a_setting(transitions, share: float, take: str) -> None:
 )
 def test_settings_that_cannot_work_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"behavior\.{name}"):
-        SoftActorCritic(replace(BEHAVIOR, **{name: value}), STATE, ACTION_DIMS)
+        make(replace(BEHAVIOR, **{name: value}))
 
 
 @ORDERS

@@ -12,9 +12,9 @@ from torch import nn
 
 from learners.augment import centre_crop, to_pixels
 from learners.core import CoReAgent
+from learners.core_update import CoReUpdate
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
-from learners.update import CoReUpdate
-from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL
+from tests.learners.conftest import ACTION_DIMS, BEHAVIOR, LEARNER, MODEL, acting_arrays
 
 SIZE = 7
 SMALL = replace(MODEL, proprioception_dims=(9, 8))
@@ -151,10 +151,10 @@ def test_acting_filters_as_the_training_unroll_does(felt) -> None:
 
 def test_acting_weights_carry_the_encoder_of_the_numbers(felt) -> None:
     source, target = make(seed=1).agent, make(seed=2).agent
-    weights = source.acting_state_dict()
+    weights = acting_arrays(source)
     encoders = [name for name in weights if name.startswith("model.proprioception_encoder.")]
     assert len(encoders) == 4
-    target.load_acting_state_dict(weights)
+    target.load_acting_tensors(weights)
     seen = {name: felt[name][0] for name in ("observation", "proprioception")}
     first = np.ones(3, bool)
     actions = [
@@ -163,7 +163,7 @@ def test_acting_weights_carry_the_encoder_of_the_numbers(felt) -> None:
     ]
     np.testing.assert_array_equal(actions[0], actions[1])
     with pytest.raises(ValueError, match=r"settings\.yaml"):
-        make(size=0).agent.load_acting_state_dict(weights)
+        make(size=0).agent.load_acting_tensors(weights)
 
 
 def test_an_observation_of_the_other_kind_is_refused_by_the_setting_that_differs(felt) -> None:

@@ -12,7 +12,7 @@ needs_gpu = pytest.mark.gpu
 @pytest.mark.parametrize("order", ["sequential", "fused"])
 def test_a_compiled_filter_makes_the_same_updates(make_update, batch, order):
     plain, compiled = (
-        make_update(update_order=order, compile_filter=compiled, precision="float32")
+        make_update(update_order=order, compile_kernels=compiled, precision="float32")
         for compiled in (False, True)
     )
     begun = {name: value.clone() for name, value in plain.agent.state_dict().items()}

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from actors.environments.settings import EnvironmentSettings
+from learners.learner import SystemLearner
 from replay.errors import SnapshotError
 from rl_system.algorithm import CoRe, load_policy
 from rl_system.errors import CheckpointError, SettingsError
@@ -33,7 +34,7 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def algorithm(cluster: None) -> Iterator[CoRe]:
+def algorithm(cluster: None, short_slices: None) -> Iterator[CoRe]:
     built = tiny_config().build_algo()
     yield built
     built.stop()
@@ -174,6 +175,20 @@ def test_a_killed_shard_goes_back_to_the_snapshot_and_training_goes_on(
     assert after["replay/agent_steps"] > 0
 
 
+def test_published_weights_survive_the_death_of_the_learner(algorithm: CoRe) -> None:
+    """Stands behind all others of this algorithm, which does not learn any more after this."""
+    train_until(algorithm, lambda m: m["updates"] > 0 and m["weights/version"] >= 20)
+    (pid,) = [r.get() for r in algorithm.learner_group.foreach_learner(lambda _: os.getpid())]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayActorError):
+        train_until(algorithm, lambda _: False)
+    _, updates, (reference,) = ray.get(algorithm._plane.hub.newest.remote(None), timeout=20)
+    layout, values = ray.get(reference, timeout=20)
+    assert updates >= 20
+    assert any(name.startswith("behavior.actor") for name, _ in layout)
+    assert values.any() and np.isfinite(values).all()
+
+
 def test_a_hung_evaluation_is_given_up_and_the_next_gets_a_new_evaluator(
     cluster: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,24 +215,6 @@ def test_a_hung_evaluation_is_given_up_and_the_next_gets_a_new_evaluator(
     schedule.stop()
 
 
-def test_published_weights_survive_the_death_of_the_learner(cluster: None) -> None:
-    built = tiny_config().build_algo()
-    try:
-        train_until(built, lambda m: m["weights/version"] >= 20 if m["updates"] else False)
-        (pid,) = [r.get() for r in built.learner_group.foreach_learner(lambda _: os.getpid())]
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(ray.exceptions.RayActorError):
-            for _ in range(20):
-                built.train()
-        _, updates, (reference,) = ray.get(built._plane.hub.newest.remote(None), timeout=20)
-        layout, values = ray.get(reference, timeout=20)
-        assert updates >= 20
-        assert any(name.startswith("behavior.actor") for name, _ in layout)
-        assert values.any() and np.isfinite(values).all()
-    finally:
-        built.stop()
-
-
 @pytest.mark.slow
 def test_a_learner_inside_the_driver_does_not_starve_the_actors_it_waits_for(
     cluster: None,
@@ -240,9 +237,25 @@ def test_a_wrong_folder_of_videos_is_named_when_the_actors_cannot_start(cluster:
         config.build_algo()
 
 
+def test_of_a_learner_that_cannot_be_built_nothing_is_left(cluster: None, tmp_path: Path) -> None:
+    class Broken(SystemLearner):
+        def build(self) -> None:
+            super().build()
+            (tmp_path / "process").write_text(str(os.getpid()))
+            raise ValueError("no such optimiser")
+
+    config = tiny_config().learners(learner_class=Broken)
+    with pytest.raises(ValueError, match="no such optimiser") as failed:
+        config.build_algo()
+    process, deadline = int((tmp_path / "process").read_text()), time.monotonic() + 20
+    while Path(f"/proc/{process}").exists():  # although the error and so RLlib's group live on
+        assert time.monotonic() < deadline, f"the learner lives on after {failed.value!r}"
+        time.sleep(0.1)
+
+
 def test_a_cluster_that_is_too_small_is_an_error_and_no_silent_wait(cluster: None) -> None:
     config = tiny_config().settings_update(
-        actors={"num_cpus_per_actor": 64.0}, run={"startup_timeout_s": 1.0}
+        actors={"num_cpus_per_actor": 64.0}, run={"startup_timeout_s": 0.2}
     )
     with pytest.raises(SettingsError, match=r"needs 66\.01 CPUs"):
         config.build_algo()

@@ -8,6 +8,7 @@ from ray import tune
 
 from rl_system.algorithm import CoRe, CoReConfig, required_cpus
 from rl_system.errors import SettingsError
+from rl_system.resources import describe_learners
 from tests.rl_system.tiny_run import tiny_config
 
 
@@ -101,6 +102,28 @@ def test_a_gpu_that_is_not_there_is_told_at_once() -> None:
         CoReConfig().learner(device="cuda").validate()
 
 
+def test_more_learners_than_gpus_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = tiny_config().learner(device="cuda", count=2)
+    with pytest.raises(SettingsError, match=r"needs 2 GPUs for 2 learners.* 1: .*count=1"):
+        config.validate()
+    config.learners(num_gpus_per_learner=0.5).validate()
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "said"),
+    [(0, 0, "1 on cpu, inside the driver"), (2, 0, "2 on cpu"), (1, 1, "1 on cuda")],
+)
+def test_how_many_learners_there_are_and_on_what_is_said(
+    count: int, gpus: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    settings = tiny_config().learner(count=count, device="auto").resolved()
+    assert describe_learners(settings) == said
+
+
 def test_a_number_of_gpus_given_to_rllib_is_kept() -> None:
     config = tiny_config().learners(num_gpus_per_learner=0.5)
     config.validate()
@@ -114,6 +137,7 @@ def test_auto_takes_a_gpu_where_torch_sees_one_before_ray_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = tiny_config().learner(device="auto")
     config.validate()
     assert config.num_gpus_per_learner == 1

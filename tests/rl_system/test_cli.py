@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from actors.environments.settings import DIFFICULTIES
 from rl_system.cli import EXIT_USER_ERROR, build_parser, main, parse_arguments
@@ -79,6 +80,32 @@ def test_a_folder_without_videos_is_told_before_anything_starts(
     ]  # fmt: skip
     assert main(arguments) == EXIT_USER_ERROR
     assert "DAVIS" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("learners", [1, 2])
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_written(
+    learners: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "train", "default", "learner.device=cuda", f"learner.count={learners}",
+        f"run.directory={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    assert main(arguments) == EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    wanted = "a GPU" if learners == 1 else "2 GPUs for 2 learners"
+    assert message.startswith(f"rl-system: learner.device=cuda needs {wanted}, and torch sees here")
+    assert "learner.device=cpu" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = f"run.directory={tmp_path / 'runs'}"
+    assert main(["train", "default", "run.address=127.0.0.1:1", runs]) == EXIT_USER_ERROR
+    assert "No Ray cluster answers at run.address=127.0.0.1:1" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from actors.environments.catalog import PAPER_TASKS
+from actors.environments.catalog import NATURAL_TASKS, PAPER_TASKS
+from learners.cvrl_settings import CVRLLearnerSettings
+from learners.sections import SYSTEM_SECTIONS
 from rl_system.config import (
-    SECTIONS,
     SettingsError,
     describe,
     list_presets,
     load_settings,
     override,
     save_settings,
+    sections_of,
     settings_from_dict,
     settings_to_dict,
 )
@@ -24,9 +27,7 @@ PAPER = "core/cartpole-swingup/paper"  # the one preset whose numbers never chan
 DOOR = "core/door-panda/paper"
 
 
-@pytest.mark.parametrize(
-    "preset", [name for name in list_presets() if not name.startswith("sizes")]
-)
+@pytest.mark.parametrize("preset", list_presets())
 def test_every_preset_gives_valid_settings(preset: str) -> None:
     load_settings(preset)
 
@@ -38,6 +39,38 @@ def test_a_preset_is_composed_of_system_task_and_size(task: str) -> None:
     assert settings.environment.name == task
     assert settings.environment.image_size == 100
     assert settings.learner.crop_size == 84
+
+
+@pytest.mark.parametrize("task", NATURAL_TASKS)
+@pytest.mark.parametrize(("benchmark", "level"), [("natural", "natural"), ("standard", "none")])
+def test_cvrl_has_its_ten_tasks_on_both_of_its_benchmarks(
+    task: str, benchmark: str, level: str
+) -> None:
+    settings = load_settings(f"cvrl/{benchmark}/{task.removeprefix('dcs/')}/paper")
+    assert settings.run.system == "cvrl"
+    assert settings.environment.name == task
+    assert settings.environment.difficulty == level
+    assert (settings.environment.image_size, settings.action_repeat) == (64, 2)
+    assert settings.learner == replace(CVRLLearnerSettings(), precision="float32")
+
+
+def test_every_system_takes_every_benchmark() -> None:
+    distracted = load_settings("cvrl/dcs/cheetah-run/small")
+    assert (distracted.environment.difficulty, distracted.action_repeat) == ("medium", 4)
+    natural = load_settings("core/natural/cheetah-run/small")
+    assert (natural.environment.difficulty, natural.action_repeat) == ("natural", 2)
+    assert natural.run.system == "core"
+    with pytest.raises(SettingsError, match="Did you mean natural"):
+        load_settings("cvrl/naturall/cheetah-run/small")
+    with pytest.raises(SettingsError, match="for CoRe alone"):
+        load_settings("cvrl/door-panda/small")
+
+
+def test_a_setting_of_another_system_is_unknown() -> None:
+    with pytest.raises(SettingsError, match=r"learner\.update_order"):
+        load_settings("cvrl/natural/cheetah-run/tiny", ["learner.update_order=fused"])
+    with pytest.raises(SettingsError, match=r"run\.system is 'planet'"):
+        load_settings("core/cheetah-run/tiny", ["run.system=planet"])
 
 
 def test_the_paper_preset_keeps_the_paper_defaults_of_model_objective_and_behavior() -> None:
@@ -153,6 +186,10 @@ def test_a_wrong_override_says_what_is_right(entry: str, words: list[str]) -> No
         (["learner.critic_rate=-1"], ["learner.critic_rate", "0 or more"]),
         (["learner.count=-1"], ["learner.count is -1"]),
         (["learner.alpha_beta1=2"], ["learner.alpha_beta1", "below 1"]),
+        (["learner.alpha_beta1=-0.1"], ["learner.alpha_beta1", "from 0"]),
+        (["learner.model_rate=.inf"], ["learner.model_rate is inf", "a number of 0 or more"]),
+        (["behavior.discount=1.5"], ["behavior.discount is 1.5", "from 0 to 1"]),
+        (["behavior.target_rate=-1"], ["behavior.target_rate", "from 0 to 1"]),
         (
             ["learner.mirror_replay=true", "replay.compression=zstd"],
             ["learner.mirror_replay needs steps as they are"],
@@ -223,20 +260,22 @@ def test_the_saved_file_alone_gives_the_same_settings(tmp_path: Path) -> None:
     assert "inherits" not in yaml.safe_load((tmp_path / "settings.yaml").read_text())
 
 
-def test_the_saved_file_has_every_field_with_its_comment(tmp_path: Path) -> None:
-    save_settings(Settings(), tmp_path / "settings.yaml")
+@pytest.mark.parametrize("system", SYSTEM_SECTIONS)
+def test_the_saved_file_has_every_field_with_its_comment(tmp_path: Path, system: str) -> None:
+    save_settings(settings_from_dict({"run": {"system": system}}), tmp_path / "settings.yaml")
     text = " ".join((tmp_path / "settings.yaml").read_text().replace("#", "").split())
-    for section, kind in SECTIONS.items():
+    for section, kind in sections_of(system).items():
         assert f"{section}:" in text
         for name, item in fields_of(kind).items():
             assert f"{name}:" in text
             assert item.comment in text
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_of_every_section_is_commented(section: str) -> None:
-    bare = [name for name, item in fields_of(SECTIONS[section]).items() if not item.comment]
-    assert not bare
+@pytest.mark.parametrize("system", SYSTEM_SECTIONS)
+def test_every_field_of_every_section_is_commented(system: str) -> None:
+    kinds = sections_of(system).items()
+    items = [(section, item) for section, kind in kinds for item in fields_of(kind).values()]
+    assert not [f"{section}.{item.name}" for section, item in items if not item.comment]
 
 
 def test_settings_survive_the_way_through_plain_dictionaries() -> None:
@@ -305,9 +344,10 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         load_settings("core/cheetah-run-proprioception/tiny")
 
 
-def test_describe_lists_every_setting_with_its_default() -> None:
-    text = describe()
-    for section, kind in SECTIONS.items():
+@pytest.mark.parametrize("system", SYSTEM_SECTIONS)
+def test_describe_lists_every_setting_with_its_default(system: str) -> None:
+    text = describe(system=system)
+    for section, kind in sections_of(system).items():
         for name in fields_of(kind):
             assert f"{section}.{name}=" in text
     assert "learner.batch_size=32" in describe("learner")

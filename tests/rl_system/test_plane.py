@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import ray
 from ray.train._internal.storage import StorageContext
 from ray.tune import Checkpoint
 
-from replay import Chunk, ChunkKey
+from replay import Chunk, ChunkKey, following
 from replay.errors import ReplayTimeout, SnapshotError
 from replay.resharding import Source
 from rl_system import hub
@@ -44,7 +45,7 @@ def start(cluster: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
     planes: list[DataPlane] = []
 
     def make(lasting: bool = True, name: str = request.node.name, **replay: Any) -> DataPlane:
-        sections = TINY | {"replay": TINY["replay"] | {"cpus_per_shard": 0.1} | replay}
+        sections = TINY | {"replay": TINY["replay"] | {"cpus_per_shard": 0.1, "shards": 1} | replay}
         folder = tmp_path / name / "replay"
         planes.append(DataPlane.start(settings_from_dict(sections), name, folder, lasting))
         return planes[-1]
@@ -89,7 +90,7 @@ def restore(plane: DataPlane, checkpoint: Path) -> str:
 def test_a_checkpoint_names_its_snapshot_and_the_next_life_loads_it(
     start: Start, tmp_path: Path
 ) -> None:
-    plane = start()
+    plane = start(shards=2)
     insert(plane)
     checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
     assert [path.name for path in checkpoint.iterdir()] == ["replay.json"]
@@ -160,18 +161,18 @@ def test_a_snapshot_that_is_gone_can_be_gone_on_without(start: Start, tmp_path: 
 
 
 def test_damaged_files_are_refused_or_skipped_by_choice(start: Start, tmp_path: Path) -> None:
-    plane = start()
+    plane = start(shards=2)
     insert(plane)
     checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
     block = next((plane.snapshots.folder / "000001" / "shard-0").glob("*.steps"))
     block.write_bytes(b"x" + block.read_bytes()[1:])
     plane.stop()
-    refusing = start()
+    refusing = start(shards=2)
     with pytest.raises(SnapshotError, match=block.name):
         restore(refusing, checkpoint)
     assert stored(refusing) == 0
     refusing.stop()
-    skipping = start(damaged="skip")
+    skipping = start(shards=2, damaged="skip")
     told = restore(skipping, checkpoint)
     assert 0 < stored(skipping) < 4 * EPISODE
     assert f"{4 * EPISODE - stored(skipping)} agent steps lay in damaged files" in told
@@ -180,12 +181,12 @@ def test_damaged_files_are_refused_or_skipped_by_choice(start: Start, tmp_path: 
 def test_shards_that_were_left_alive_are_taken_over_with_what_they_hold(
     start: Start, tmp_path: Path
 ) -> None:
-    plane = start()
+    plane = start(shards=2)
     insert(plane, 2)
     checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
     insert(plane, 2)
     plane.leave()
-    again = start(timeout_s=61.0)  # a deadline may change
+    again = start(shards=2, timeout_s=61.0)  # a deadline may change
     assert again.adopted and stored(again) == 4 * EPISODE
     told = restore(again, checkpoint)
     assert "2 shards were still alive" in told
@@ -220,24 +221,24 @@ def load_one_shard(plane: DataPlane, snapshot: Path) -> None:
 def test_shards_of_a_life_that_ended_while_it_loaded_are_not_taken_for_whole(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, inserted: int
 ) -> None:
-    plane = start()
+    plane = start(shards=2)
     insert(plane)
     checkpoint = checkpoint_of(plane, tmp_path / "checkpoint")
     plane.stop()
-    plane = start()
+    plane = start(shards=2)
     with plane.replay.preload():
         insert(plane, inserted)
     load_one_shard(plane, plane.snapshots.folder / "000001")
     as_many = plane.replay.stats()["inserted_agent_steps"] >= 4 * EPISODE
     assert as_many == (inserted > 0)  # the count alone would take them for whole
     plane.leave()
-    again = start()
+    again = start(shards=2)
     assert "died, or failed, as it restored them" in caplog.text
     assert not again.adopted and not again.snapshots.restore_unfinished
     assert "200 agent steps were loaded" in restore(again, checkpoint)
     assert stored(again) == 4 * EPISODE
     again.leave()
-    assert start().adopted  # these are whole
+    assert start(shards=2).adopted  # these are whole
 
 
 def test_shards_that_a_restore_failed_on_are_the_runs_again_once_they_are_saved(
@@ -252,17 +253,20 @@ def test_shards_that_a_restore_failed_on_are_the_runs_again_once_they_are_saved(
 
 
 def test_a_snapshot_that_shards_may_be_loading_still_is_left_to_them_until_they_are_stopped(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    donor = start(name="donor-of-slow-shards")
+    donor = start(shards=2, name="donor-of-slow-shards")
     insert(donor)
     checkpoint = checkpoint_of(donor, tmp_path / "checkpoint")
     donor.stop()
-    plane = start(timeout_s=3.0)
+    plane = start(shards=2)
     pid = ray.get(plane.replay.shards[1].pid.remote(), timeout=60)
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(ReplayTimeout, match="shard-1"):
+        with pytest.raises(ReplayTimeout, match="shard-1"), monkeypatch.context() as impatient:
+            settings = replace(plane.replay.settings, timeout_s=1.0)
+            impatient.setattr(plane.replay, "settings", settings)
+            impatient.setattr(following, "ASK_TIMEOUT_S", 0.1)  # it does not answer in any time
             restore(plane, checkpoint)
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -54,3 +54,15 @@ def test_the_summary_cuts_no_path_on_a_narrow_terminal() -> None:
     path = "/home/someone/" + "long/" * 30 + "report.html"
     Console(file=out, width=40).print(summary([("return", "1"), ("report", path)]), soft_wrap=True)
     assert out.getvalue().splitlines() == ["return  1", f"report  {path}"]
+
+
+def test_one_episode_is_shown_without_a_standard_error() -> None:
+    out = io.StringIO()
+    line = LINE | {"episodes": 1, "train/return_se": 0.0}
+    line |= {"eval/return_mean": 80.0, "eval/return_se": 0.0, "eval/episodes": 1}
+    with Progress("run", Limits(RunSettings()), Console(file=out, width=200)) as progress:
+        progress.show(line)
+        progress.show(LINE | {"episodes": 2, "eval/return_mean": 80.0, "eval/episodes": 2})
+    first, second = out.getvalue().splitlines()
+    assert "return 91.2  EVAL 80.0  " in first and "±" not in first
+    assert "return 91.2 ± 2.5  EVAL 80.0 ± 0.0" in second

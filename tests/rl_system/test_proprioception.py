@@ -26,7 +26,7 @@ from actors.environments.settings import EnvironmentSettings
 from actors.runner import StreamingEnvRunner
 from actors.stream import ChunkStream
 from actors.worker import Worker
-from learners.update import CoReUpdate
+from learners.core_update import CoReUpdate
 from replay.ring import Ring
 from replay.schema import step_schema
 from replay.table import Table
@@ -35,6 +35,7 @@ from rl_system.config import load_settings, settings_from_dict
 from rl_system.plane import shared_settings
 from rl_system.policy import build_agent, load_policy
 from rl_system.settings import Settings
+from tests.learners.conftest import acting_arrays
 from tests.rl_system.tiny_run import TINY, train_until
 
 LENGTH = 12  # agent steps of an episode
@@ -126,9 +127,9 @@ def test_the_actors_module_is_built_for_both_parts_of_its_observation_space(
 def test_the_learners_module_takes_the_actors_weights(runner: StreamingEnvRunner) -> None:
     spaces = {DEFAULT_MODULE_ID: runner.get_spaces()[DEFAULT_MODULE_ID]}
     learner = runner.config.build_learner(spaces=spaces)
-    learner._agent.load_acting_state_dict(runner.module.agent.acting_state_dict())
+    learner._agent.load_acting_tensors(acting_arrays(runner.module.agent))
     assert learner._core.agent.proprioception_size == 32
-    names = set(learner._agent.acting_state_dict())
+    names = set(acting_arrays(learner._agent))
     assert any(name.startswith("model.proprioception_encoder.") for name in names)
 
 

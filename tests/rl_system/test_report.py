@@ -62,6 +62,22 @@ def test_a_report_is_one_file_that_loads_nothing_else(tmp_path: Path) -> None:
     assert "href=" not in text
 
 
+def test_one_episode_is_reported_without_a_standard_error(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "run")
+    line = {"eval/return_mean": 77.0, "eval/return_se": 0.0, "eval/episodes": 1}
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line))
+    text = write_report([path], path / "report.html").read_text()
+    assert "one episode: no standard error" in text
+    assert "77 ±" not in text
+
+
+def test_a_report_says_how_many_learners_trained(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "run")
+    RunDirectory(path).note(machine={"cpus": 2}, learners="2 on cpu")
+    assert "2 on cpu" in write_report([path], path / "report.html").read_text()
+
+
 def test_a_report_says_when_pictures_had_no_shadows(tmp_path: Path) -> None:
     for quality in ("fast", "paper"):
         path = make_run(tmp_path / quality, "run", f"environment.quality={quality}")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import pytest
 from rich.console import Console
 
 from replay.errors import SnapshotError
+from rl_system import run
 from rl_system.checkpoints import Checkpoints
-from rl_system.errors import CheckpointError, RunError, SettingsError, UserError
+from rl_system.errors import CheckpointError, RunError, RunFailed, SettingsError, UserError
 from rl_system.finish import finish
 from rl_system.interrupt import Interrupt, Stopped
 from rl_system.progress import Limits, Progress
@@ -189,6 +191,20 @@ def test_a_run_directory_is_never_overwritten(settings: Settings) -> None:
         RunDirectory.create(settings)
 
 
+def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_path: Path) -> None:
+    unnamed = replace(Settings(), run=RunSettings(directory=str(tmp_path)))
+    paths = {RunDirectory.create(unnamed).path for _ in range(3)}
+    assert len(paths) == 3
+    assert all((path / "settings.yaml").is_file() for path in paths)
+
+
+def test_a_folder_that_is_a_dangling_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    blocked = replace(Settings(), run=RunSettings(directory=str(tmp_path / "runs")))
+    with pytest.raises(RunError, match="runs"):
+        RunDirectory.create(blocked)
+
+
 def test_a_run_directory_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     blocked = replace(Settings(), run=RunSettings(directory=str(tmp_path / "file")))
@@ -245,6 +261,88 @@ def test_a_run_whose_end_was_interrupted_gets_the_rest_of_it(
     assert directory.report.is_file()
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_not_resumed_but_says_why(
+    settings: Settings,
+) -> None:
+    directory = RunDirectory.create(settings)
+    directory.note(status="failed", error="ValueError: no such thing\nand more")
+    with pytest.raises(RunError) as refused:
+        resume(directory.path)
+    message = str(refused.value)
+    assert "ended before its first one (ValueError: no such thing)" in message
+    assert f"rl-system train {directory.settings_file}` and another run.name" in message
+
+
+@pytest.fixture
+def failing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[BaseException], RunDirectory]:
+    """Trains a run that ends with an error, raises what the caller gets."""
+
+    def conduct_failing(error: BaseException) -> RunDirectory:
+        def fail(*_: Any) -> Path:
+            raise error
+
+        monkeypatch.setattr(run, "_train", fail)
+        return run.train(settings)[0]
+
+    return conduct_failing
+
+
+def test_an_error_of_the_program_is_one_line_and_lies_whole_in_the_run_directory(
+    failing: Callable[[BaseException], RunDirectory], settings: Settings
+) -> None:
+    with pytest.raises(RunFailed) as told:
+        failing(ZeroDivisionError("first line\nsecond line"))
+    directory = RunDirectory(Path(settings.run.directory) / "run")
+    assert str(told.value) == (
+        "The run failed: ZeroDivisionError: first line (the whole of it is in "
+        f"{directory.error_log})"
+    )
+    log = directory.error_log.read_text()
+    assert "Traceback" in log and "second line" in log
+    assert directory.facts()["error"] == "ZeroDivisionError: first line\nsecond line"
+    assert directory.facts()["status"] == "failed"
+
+
+def test_an_error_of_another_process_is_told_without_rays_traceback(
+    failing: Callable[[BaseException], RunDirectory], settings: Settings
+) -> None:
+    from ray.exceptions import RayTaskError
+
+    def of_task(cause: Exception) -> RayTaskError:
+        lines = "Traceback (most recent call last):\n  a line of the task\nValueError: bad"
+        error = RayTaskError("update", lines, cause, "title", 1, "10.0.0.1")
+        return error.as_instanceof_cause()
+
+    with pytest.raises(RunFailed, match=r"^The run failed: ValueError: bad \(the whole"):
+        failing(of_task(ValueError("bad")))
+    directory = RunDirectory(Path(settings.run.directory) / "run")
+    assert "a line of the task" in directory.error_log.read_text()
+    assert directory.facts()["error"] == "ValueError: bad"
+
+
+def test_an_error_of_the_user_in_another_process_is_told_as_it_is(
+    failing: Callable[[BaseException], RunDirectory], settings: Settings
+) -> None:
+    from ray.exceptions import RayTaskError
+
+    cause = SnapshotError("Set this.")
+    error = RayTaskError("load", "Traceback of the task", cause, "title", 1, "10.0.0.1")
+    with pytest.raises(SnapshotError) as told:
+        failing(error.as_instanceof_cause())
+    assert type(told.value) is SnapshotError and str(told.value) == "Set this."
+    assert not RunDirectory(Path(settings.run.directory) / "run").error_log.exists()
+
+
+def test_a_stop_is_no_failure_of_the_program(
+    failing: Callable[[BaseException], RunDirectory], settings: Settings
+) -> None:
+    with pytest.raises(Stopped):
+        failing(Stopped(signal.SIGTERM))
+    assert not RunDirectory(Path(settings.run.directory) / "run").error_log.exists()
+
+
 def test_trivial_policies_are_measured_only_where_that_needs_no_drawing(
     settings: Settings,
 ) -> None:
@@ -281,7 +379,7 @@ def test_only_a_run_that_draws_on_this_machine_needs_graphics_here() -> None:
     program = """
 from dataclasses import replace
 from actors.environments.backend import GraphicsUnavailable
-from rl_system.run import check_environment
+from rl_system.preflight import check_environment
 from rl_system.settings import RunSettings, Settings
 check_environment(replace(Settings(), run=RunSettings(address="10.0.0.1:6379")))
 try:

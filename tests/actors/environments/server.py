@@ -83,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(content: bytes) -> Iterator[FileServer]:
     server = FileServer(content)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # Asked often whether it is over: every end waits for the next time.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server

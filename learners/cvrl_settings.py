@@ -1,0 +1,108 @@
+"""Settings of CVRL: its models, objectives, behaviour and optimisation.
+
+The defaults are the paper's numbers (Ma et al. 2020, section 3 and appendix B) and, for what the
+paper leaves open, those of the released code; where both speak and differ the default follows the
+paper and the comment names the code's choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from learners.settings import SACSettings, TrainingSettings
+
+OBSERVATION_TERMS = ("contrastive", "generative", "none")
+SCORES = ("bilinear", "dot")
+CONTRASTIVE_STATES = ("latent", "whole")
+MPC_ACTIONS = ("first", "all")
+
+
+@dataclass(frozen=True)
+class CVRLModelSettings:
+    """Shapes of the encoder, the recurrent state-space model and its heads."""
+
+    conv_channels: tuple[int, ...] = (32, 64, 128, 256)  # output channels of each convolution
+    conv_kernels: tuple[int, ...] = (4, 4, 4, 4)  # kernel side of each convolution
+    conv_strides: tuple[int, ...] = (2, 2, 2, 2)  # stride of each convolution
+    conv_paddings: tuple[int, ...] = (0, 0, 0, 0)  # zero padding of each convolution
+    # ELU layers of the proprioception encoder, whose output x_t has behind its image features
+    proprioception_dims: tuple[int, ...] = (200, 200, 200)
+    recurrent_dims: int = 200  # deterministic state h_t of the GRU
+    latent_dims: int = 30  # stochastic state s_t, diagonal Gaussian
+    hidden_dims: int = 200  # hidden layers of the GRU input, prior and posterior
+    min_std: float = 0.1  # least standard deviation of prior and posterior
+    # ELU layers that embed an observation's features for the contrastive score (code: 400, 200)
+    observation_code_dims: tuple[int, ...] = (200,)
+    # the same of a state (code: 200, 200); the last layers of both need equal widths
+    state_code_dims: tuple[int, ...] = (200,)
+    reward_dims: tuple[int, ...] = (400, 400)  # hidden ELU layers of the reward head
+    # of the pixel decoder: input channels of each transposed convolution; the last one gives 3
+    decoder_channels: tuple[int, ...] = (1024, 128, 64, 32)
+    decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)  # kernel sides, each with stride 2
+
+
+@dataclass(frozen=True)
+class CVRLObjectiveSettings:
+    """Terms of the CELBO and their weights (paper Eq. 6)."""
+
+    # what ties states to observations: "contrastive" (CELBO), "generative" (pixel decoder, as in
+    # Dreamer) or "none" (rewards alone)
+    observation: str = "contrastive"
+    observation_scale: float = 1.0  # weight of that term
+    reward_scale: float = 1.0  # weight of the reward's log-likelihood
+    kl_scale: float = 1.0  # weight of KL(posterior || prior)
+    free_nats: float = 3.0  # floor of the KL's mean over the batch, nats (code)
+    # f(s, o): "bilinear", exp(z^T W s') (paper), or "dot", exp(z^T s') (code)
+    score: str = "bilinear"
+    contrastive_state: str = "latent"  # f sees "latent" s_t (paper) or "whole" [s_t, h_t] (code)
+    # the positive is among the candidates of Eq. 5's sum, as in the InfoNCE that the paper follows
+    # (and in the code); false: the sum is over the other observations alone, as it is printed
+    positive_among_candidates: bool = True
+    # with several learners: the observations of all of them are candidates, or of each its own
+    gather_negatives: bool = True
+
+
+@dataclass(frozen=True)
+class CVRLBehaviorSettings(SACSettings):
+    """Actor-critic from imagination and from real steps (3.2), and planning (3.3)."""
+
+    log_alpha_init: float = 0.0  # log temperature of the SAC part (code: alpha is 1)
+    learn_temperature: bool = False  # whether the SAC part adapts its temperature (code: no)
+    actor_dims: tuple[int, ...] = (400, 400, 400, 400)  # hidden ELU layers of the actor
+    value_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of the value network v
+    critic_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of each Q
+    mean_scale: float = 5.0  # the actor's mean is scale * tanh(mean / scale) before squashing
+    init_std: float = 5.0  # the actor's standard deviation before squashing where it begins
+    min_std: float = 1e-4  # least standard deviation of the actor before squashing
+    horizon: int = 15  # H, agent steps of an imagined trajectory
+    return_lambda: float = 0.95  # lambda of the returns: 0 one reward and v, 1 all rewards and v
+    imagination_scale: float = 1.0  # weight of the imagined returns in the actor's loss
+    sac_scale: float = 1.0  # alpha of Eq. 8, weight of SAC in the actor's loss; 0: no SAC
+    # the SAC part as released: Q on pairs along the batch, of which the actor learns nothing
+    released_code: bool = False
+    exploration_noise: float = 0.3  # standard deviation added to actions while data are collected
+    mode_samples: int = 100  # samples of which the likeliest is the policy's mode; 0: tanh(mean)
+    mpc: bool = True  # latent guided MPC chooses the actions, also in evaluation
+    mpc_iterations: int = 1  # gradient steps on an imagined trajectory (code; paper: several)
+    mpc_actions: str = "all"  # moved by each step: "all" (paper) or the "first" (code)
+    mpc_step_size: float = 0.003  # of the gradient steps
+
+
+@dataclass(frozen=True)
+class CVRLLearnerSettings(TrainingSettings):
+    """CVRL's batches, learning rates and clips."""
+
+    batch_size: int = 50  # B, windows in a batch
+    sequence_length: int = 50  # T, agent steps in a window
+    updates_per_agent_step: float = 0.2  # update ratio; times B*T it is the samples per insert
+    crop_size: int = 64  # side of the square crop that the encoder sees, pixels
+    random_crop: bool = False  # one random crop per window while training; centre crop otherwise
+    model_rate: float = 6e-4  # Adam learning rate of the model
+    actor_rate: float = 8e-5  # Adam learning rate of the actor
+    value_rate: float = 8e-5  # Adam learning rate of the value network
+    critic_rate: float = 8e-5  # Adam learning rate of the Qs
+    alpha_rate: float = 8e-5  # Adam learning rate of the log temperature, if it is learned
+    model_clip: float = 100.0  # gradient-norm clip of the model
+    actor_clip: float = 100.0  # gradient-norm clip of the actor
+    value_clip: float = 100.0  # gradient-norm clip of the value network
+    critic_clip: float = 100.0  # gradient-norm clip of the Qs

@@ -1,0 +1,1 @@
+"""Planners: they choose actions by looking ahead with a model."""
