@@ -14,6 +14,7 @@ import torch.distributed as dist
 from learners.collective import ALONE, Collective
 
 IDLE = datetime.timedelta(days=365)  # a follower may wait as long as the run pauses
+_END_TIMEOUT = datetime.timedelta(seconds=5)  # of the last order: who has failed does not listen
 _STEP, _END = 0, 1  # orders
 _LOST = "onnection"  # in what gloo says when a process is gone
 
@@ -107,15 +108,15 @@ class Conductor:
         """
         if self._open and self.leads:
             with suppress(RuntimeError):  # a follower that has failed does not listen any more
-                self._tell(_END)
+                self._tell(_END, min(self._timeout, _END_TIMEOUT))
         self._open = False
         if self._thread is not None:
             self._thread.join(self._timeout.total_seconds())
 
-    def _tell(self, order: int) -> None:
+    def _tell(self, order: int, timeout: datetime.timedelta | None = None) -> None:
         work = dist.broadcast(torch.tensor(order), group_src=0, group=self._orders, async_op=True)
         assert work is not None
-        work.wait(self._timeout)
+        work.wait(timeout or self._timeout)
 
     def _all_ready(self, ready: bool) -> bool:
         flag = torch.tensor(int(ready))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 
 from learners.weights import FlatWeights, Published
 
+CLOSE_S = 10.0  # how long `close` waits for weights on their way
 RETRY_S = 1.0  # after weights could not be sent, until newer ones are tried
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,14 @@ class WeightPublisher:
             self._retry_at = time.monotonic() + RETRY_S
             logger.warning("Weights could not be sent, newer ones will be: %s", error)
 
-    def close(self) -> None:
-        """End the thread once it has sent what it holds; weights after that start another."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """End the thread; weights after that start another.
+
+        What is on its way is waited for up to `timeout_s`: a thread that still sends while the
+        process ends could use what is gone by then.
+        """
+        if self._sending is not None:
+            wait([self._sending], timeout_s)
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None

@@ -172,22 +172,35 @@ def test_who_takes_too_long_is_an_error_in_time(
 def test_a_closed_publisher_ends_its_thread_and_starts_another_for_newer_weights(
     publisher: WeightPublisher, receiver: Receiver, parameter: torch.Tensor
 ) -> None:
-    def threads() -> int:
-        return sum(thread.name.startswith("publish") for thread in threading.enumerate())
+    earlier = set(threading.enumerate())  # those of other tests, which may end meanwhile
 
-    before = threads()
+    def threads() -> int:
+        return sum(t.name.startswith("publish") for t in set(threading.enumerate()) - earlier)
+
     receiver.free.clear()
     publisher.offer(1)
-    assert threads() == before + 1
-    publisher.close()
+    assert threads() == 1
+    begun = time.monotonic()
+    publisher.close(timeout_s=0.05)  # is given up: nobody takes the weights
+    assert 0.05 <= time.monotonic() - begun < TIMEOUT_S
     receiver.free.set()
     learn(parameter, 2)
     publisher.publish(2, TIMEOUT_S)
     assert [updates for updates, _ in receiver.received] == [1, 2]
     publisher.close()
     deadline = time.monotonic() + TIMEOUT_S
-    while threads() > before:
+    while threads():
         assert time.monotonic() < deadline
+
+
+def test_closing_waits_for_weights_on_their_way(
+    publisher: WeightPublisher, receiver: Receiver
+) -> None:
+    receiver.free.clear()
+    publisher.offer(1)
+    threading.Timer(0.1, receiver.free.set).start()
+    publisher.close(timeout_s=TIMEOUT_S)
+    assert [updates for updates, _ in receiver.received] == [1]
 
 
 @pytest.mark.gpu
