@@ -282,6 +282,12 @@ class Settings:
                 f"behavior.mpc_iterations is {behavior.mpc_iterations}; it must be 1 or more: "
                 "behavior.mpc=false turns planning off."
             )
+        learner = self.learner
+        if behavior.released_code and (learner.batch_size < 2 or learner.count > 1):
+            problems.append(
+                "behavior.released_code=true pairs a window with the next one of the batch: set "
+                "learner.batch_size to 2 or more and learner.count to 1."
+            )
         if self.replay.sampler == "prioritised":
             problems.append(
                 f"replay.sampler is prioritised, and {self.run.system} gives no priorities: choose "

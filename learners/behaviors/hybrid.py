@@ -112,7 +112,7 @@ class HybridActorCritic(nn.Module):
         settings, horizon = self.settings, self.settings.horizon
         device, (length, batch) = states.latent.device, states.latent.shape[:2]
         policy_noise, prior_noise = (
-            normal((horizon * length, batch, size), generator, device).view(
+            normal((horizon * length, batch, size), generator, device).reshape(
                 horizon, length * batch, size
             )
             for size in (model.rssm.action_dims, model.rssm.latent_dims)

@@ -28,6 +28,7 @@ from tests.learners.cvrl_agents import (
     BEHAVIOR,
     MODEL,
     OBJECTIVE,
+    Pool,
     make_agent,
     make_batch,
     to_tensors,
@@ -240,6 +241,28 @@ def test_the_contrastive_score_is_the_product_of_codes_through_w_or_without(scor
     assert loss.item() == pytest.approx(expected.mean(), rel=1e-5)
     if score == "dot":
         assert term.bilinear is None
+
+
+def test_the_objective_says_whose_observations_are_in_the_sum():
+    pixels, actions, _, _ = to_tensors(make_batch())
+    agent = make_agent()
+    features, states = agent.observe(pixels, actions)
+    everyone = Pool(0, 2, torch.cat([observation_codes(agent, features)] * 2))
+    found = []
+    for positive, gather in ((True, False), (False, False), (True, True)):
+        objective = replace(OBJECTIVE, positive_among_candidates=positive, gather_negatives=gather)
+        term = make_agent(objective=objective).model.observation_term
+        loss, metrics = term(features, states, pixels, everyone)
+        found.append((loss.item(), round(metrics["contrastive/log_pairs"].exp().item())))
+    assert [pairs for _, pairs in found] == [15, 15, 30]
+    # Twice the same candidates: a sum twice as large.
+    assert found[2][0] == pytest.approx(found[0][0] + math.log(2.0), rel=1e-5)
+    assert found[1][0] < found[0][0] - 0.02
+
+
+def observation_codes(agent: CVRLAgent, features: torch.Tensor) -> torch.Tensor:
+    term = agent.model.observation_term
+    return term.bilinear(term.observation_code(features)).flatten(0, 1)
 
 
 def test_the_generative_term_is_half_the_squared_distance_summed_over_pixels():

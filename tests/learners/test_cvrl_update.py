@@ -138,12 +138,12 @@ def test_a_learned_temperature_rises_where_the_entropy_is_below_its_target():
 # SAC on real steps --------------------------------------------------------------------------------
 
 
-def critic_error(agent: CVRLAgent, states, actions, rewards, following) -> float:
+def critic_error(agent: CVRLAgent, states, actions, rewards, following, discounts=1.0) -> float:
     """Return the sum over both critics of the mean squared Bellman error of pairs, noise-free."""
     sac = agent.behavior.sac
     with torch.no_grad():
         best = torch.tanh(agent.behavior.actor.distribution(following)[0])
-        targets = rewards + 0.99 * sac.target_critics(following, best).min(0).values
+        targets = rewards + 0.99 * discounts * sac.target_critics(following, best).min(0).values
         values = sac.critics(states, actions)
     return sum((critic - targets).square().mean().item() for critic in values)
 
@@ -165,6 +165,20 @@ def test_the_critics_learn_from_pairs_of_steps_of_one_sequence():
     )
     assert losses.critics.item() == pytest.approx(aligned, rel=1e-4)
     assert abs(along_batch - aligned) > 1e-2 * aligned
+
+
+def test_nothing_follows_a_true_termination():
+    agent, states, actions, rewards, _, _ = sac_parts()
+    pixels, _, _, discounts = to_tensors(make_batch())
+    discounts[1, 0] = 0.0
+    _, filtered = agent.observe(pixels, actions, torch.Generator().manual_seed(1))
+    losses, _ = agent.behavior.losses(agent.model, filtered, actions, rewards, discounts)
+    ended, endless = (
+        critic_error(agent, states[:-1], actions[:-1], rewards[:-1], states[1:], each)
+        for each in (discounts[:-1], 1.0)
+    )
+    assert losses.critics.item() == pytest.approx(ended, rel=1e-4)
+    assert abs(ended - endless) > 1e-3 * ended
 
 
 def test_the_released_critics_learn_from_pairs_along_the_batch_and_what_led_to_their_states():

@@ -358,3 +358,21 @@ def test_derived_numbers_follow_the_task() -> None:
     assert load_settings("core/walker-walk/tiny").episode_agent_steps == 500
     settings = load_settings(PAPER, ["learner.updates_per_agent_step=0.25"])
     assert settings.samples_per_insert == 0.25 * 32 * 32
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (["behavior.horizon=1"], r"behavior\.horizon is 1; it must be 2 or more"),
+        (["behavior.return_lambda=1.5"], r"behavior\.return_lambda"),
+        (["behavior.mpc_iterations=0"], r"behavior\.mpc=false"),
+        (["behavior.sac_scale=-1"], r"behavior\.sac_scale is -1"),
+        (["objective.observation=pixels"], "contrastive, generative, none"),
+        (["behavior.released_code=true", "learner.batch_size=1"], r"learner\.batch_size to 2"),
+        (["behavior.released_code=true", "learner.count=2"], r"learner\.count to 1"),
+        (["replay.sampler=prioritised"], "gives no priorities"),
+    ],
+)
+def test_settings_of_cvrl_that_cannot_work_are_refused(entries: list[str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_settings("cvrl/natural/walker-walk/tiny", entries)
