@@ -141,7 +141,7 @@ def _add_train(commands: Any) -> None:
         nargs="?",
         const="",
         metavar="SECTION",
-        help="list all settings, or those of one section, and end",
+        help="list all settings, or those of one section, and end (those of the preset's system)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved settings and end"
@@ -248,14 +248,21 @@ def _add_envs(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace, command: list[str]) -> int:
-    from rl_system.config import describe, list_presets, load_settings, save_settings
+    from rl_system.config import describe, load_settings, save_settings, system_of
     from rl_system.errors import SettingsError
+    from rl_system.presets import SIZES, list_benchmarks, list_presets, list_systems, read_preset
 
     if options.list:
         print("\n".join(list_presets()))
+        print(
+            f"\nMore: SYSTEM/TASK/SIZE or SYSTEM/BENCHMARK/TASK/SIZE, with SYSTEM one of "
+            f"{', '.join(list_systems())}; BENCHMARK one of {', '.join(list_benchmarks())}; SIZE "
+            f"one of {', '.join(SIZES)}; TASK as in `rl-system envs`."
+        )
         return 0
     if options.settings is not None:
-        print(describe(options.settings or None))
+        system = system_of(read_preset(options.preset)) if options.preset else "core"
+        print(describe(options.settings or None, system))
         return 0
     if options.preset is None:
         raise SettingsError("Name a preset or a file, for example: rl-system train default")

@@ -128,6 +128,8 @@ def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) ->
     assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
     assert main(["train", "--settings", "replay"]) == 0
     assert "replay.shards=0" in capsys.readouterr().out
+    assert main(["train", "cvrl", "--settings", "behavior"]) == 0
+    assert "behavior.mpc=true" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
