@@ -107,6 +107,8 @@ class Report:
     returns: list[float] = field(default_factory=list)  # undiscounted, one per ended episode
     random_returns: list[float] = field(default_factory=list)  # those of the random first episodes
     wait_s: float = 0.0  # seconds in which replay held the worker back
+    policy_s: float = 0.0  # seconds in which the policy chose actions
+    policy_agent_steps: int = 0  # agent steps that it chose them for
 
 
 class Worker:
@@ -227,8 +229,11 @@ class Worker:
         actions = np.empty((count, *self._action_shape), np.float32)
         if not self._random.all():
             # Random episodes pass through as well: their state is never used.
+            begin = time.perf_counter()
             chosen, self._state = self._policy.act(observations, self._state, self._is_first, True)
             actions[:] = chosen
+            self._report.policy_s += time.perf_counter() - begin
+            self._report.policy_agent_steps += count
         if self._random.any():
             shape = (int(self._random.sum()), *self._action_shape)
             actions[self._random] = self._generator.uniform(-1.0, 1.0, shape)

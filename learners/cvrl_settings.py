@@ -106,3 +106,4 @@ class CVRLLearnerSettings(TrainingSettings):
     actor_clip: float = 100.0  # gradient-norm clip of the actor
     value_clip: float = 100.0  # gradient-norm clip of the value network
     critic_clip: float = 100.0  # gradient-norm clip of the Qs
+    alpha_clip: float = 1.0  # gradient-norm clip of the log temperature, if it is learned

@@ -68,7 +68,7 @@ class CVRLUpdate(Update):
         self._learns_temperature = bool(behavior.sac_scale) and behavior.learn_temperature
         if self._learns_temperature:
             temperature = [agent.behavior.sac.log_alpha]
-            self._parts["alpha"] = (temperature, 1.0)
+            self._parts["alpha"] = (temperature, learner.alpha_clip)
             self.optimizers["alpha"] = self._adam(
                 [{"params": temperature, "lr": learner.alpha_rate}]
             )

@@ -86,6 +86,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/wait_s", "s", "seconds the learner waited for batches"),
     Metric("learner/driver_wait_s", "s", "seconds the learner waited for the driver's next call"),
     Metric("actor/busy_percent", "%", "share of their time in which actors stepped"),
+    Metric("actor/policy_ms", "ms", "the policy's time per agent step, planning included"),
     Metric("actor/wait_s", "s", "seconds that actors were held back by replay, all together"),
     Metric("actor/driver_wait_s", "s", "seconds that actors waited for the driver, all together"),
     Metric("actor/write_waits", "-", "writes that found no room in flight, since actors began"),

@@ -47,6 +47,7 @@ class Tally:
         self._wait = {"actor": 0.0, "learner": 0.0}
         self._driver_wait = {"actor": 0.0, "learner": 0.0}
         self._ages = {"agent_steps": 0, "sum": 0.0, "max": 0.0}  # of the weights that took steps
+        self._policy_s, self._policy_agent_steps = 0.0, 0
 
     # Reports ------------------------------------------------------------------------------------
 
@@ -65,6 +66,8 @@ class Tally:
         if report["weights_age"] is not None:
             for name, merge in (("agent_steps", sum), ("sum", sum), ("max", max)):
                 self._ages[name] = merge((self._ages[name], report["weights_age"][name]))
+        self._policy_s += report["policy_s"]
+        self._policy_agent_steps += report["policy_agent_steps"]
         self._add_times("actor", report)
 
     def add_learner(self, report: Mapping[str, Any]) -> None:
@@ -122,6 +125,8 @@ class Tally:
             flat[f"{side}/driver_wait_s"] = driver
             if wall > 0:
                 flat[f"{side}/busy_percent"] = 100.0 * max(0.0, 1.0 - (wait + driver) / wall)
+        if self._policy_agent_steps:
+            flat["actor/policy_ms"] = 1e3 * self._policy_s / self._policy_agent_steps
         flat |= self._who_waits(replay)
         for name in ("write_waits", "write_wait_s", "chunks_in_flight"):
             flat[f"actor/{name}"] = sum(writer.get(name, 0) for writer in self._writers.values())

@@ -352,6 +352,7 @@ def test_random_episodes_end_whole_and_leave_the_policy_unasked() -> None:
     assert len(policy.seen) == 4
     report = worker.take_report()
     assert (len(report.random_returns), len(report.returns)) == (2, 1)
+    assert report.policy_agent_steps == 4 and report.policy_s > 0.0
 
 
 def test_steps_of_earlier_lives_count_as_random_steps() -> None:

@@ -117,6 +117,7 @@ def actor_report(**values: Any) -> dict[str, Any]:
         "random_returns": [], "returns": [3.0], "weights_updates": 0, "life": "a",
         "weights_age": {"agent_steps": 10, "sum": 20.0, "max": 3.0},
         "wall_s": 1.0, "wait_s": 0.0, "driver_wait_s": 0.0,
+        "policy_s": 0.05, "policy_agent_steps": 10,
         "writer": {"write_waits": 2, "write_wait_s": 0.5, "chunks_in_flight": 3},
     } | values  # fmt: skip
 
@@ -140,6 +141,15 @@ def test_waiting_for_a_slow_driver_is_not_counted_as_work() -> None:
     assert metrics["learner/busy_percent"] == pytest.approx(20.0)
     assert metrics["actor/busy_percent"] == pytest.approx(25.0)
     assert (metrics["learner/driver_wait_s"], metrics["actor/driver_wait_s"]) == (7.0, 3.0)
+
+
+def test_the_policys_time_is_per_agent_step_of_all_actors() -> None:
+    tally = Tally()
+    assert "actor/policy_ms" not in tally.take_metrics({}, 100)
+    tally.add_actor(actor_report())
+    tally.add_actor(actor_report(actor=2, policy_s=0.25, policy_agent_steps=20))
+    assert tally.take_metrics({}, 100)["actor/policy_ms"] == pytest.approx(10.0)
+    assert "actor/policy_ms" not in tally.take_metrics({}, 100)
 
 
 def test_who_waits_for_whom_is_one_sentence_with_the_longest_wait_first() -> None:
