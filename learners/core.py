@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import record_function
 
-from learners.agent import ActingState, Agent, Observation
-from learners.augment import centre_crop, to_pixels
+from learners.agent import ActingState, Observation
 from learners.behaviors.sac import SoftActorCritic
 from learners.collective import ALONE, Collective
 from learners.models.policy import Actor, TwinCritic
@@ -19,10 +17,11 @@ from learners.noise import Generator
 from learners.objectives.contrastive import contrastive_loss
 from learners.objectives.divergence import balanced_kl
 from learners.objectives.prediction import inverse_dynamics_loss, reward_prediction_loss
+from learners.recurrent import RecurrentAgent
 from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 
 
-class CoReAgent(Agent):
+class CoReAgent(RecurrentAgent):
     """Contrastive recurrent state-space model with soft actor-critic.
 
     It observes pictures, and with a `proprioception_size` P above 0 P numbers beside each.
@@ -32,6 +31,7 @@ class CoReAgent(Agent):
         behavior: Actor, critics and temperature.
     """
 
+    model: WorldModel
     acting_parts = (
         "model.encoder.",
         "model.proprioception_encoder.",
@@ -72,21 +72,6 @@ class CoReAgent(Agent):
         )
 
     # Losses -------------------------------------------------------------------------------------
-
-    def observe(
-        self,
-        pixels: Tensor,
-        actions: Tensor,
-        generator: Generator = None,
-        proprioception: Tensor | None = None,
-    ) -> tuple[Tensor, States]:
-        """Encode crops (T, B, 3, S, S), with proprioception (T, B, P) where the agent has it, and
-        filter them: features x (T, B, F) and states.
-        """
-        with record_function("phase/encode"):
-            features = self.model.encode(pixels, proprioception)
-        with record_function("phase/filter"):
-            return features, self.model.rssm.observe(features, actions, generator)
 
     def model_loss(
         self,
@@ -152,10 +137,6 @@ class CoReAgent(Agent):
 
     # Acting -------------------------------------------------------------------------------------
 
-    def initial_state(self, count: int) -> ActingState:
-        """Return zero acting states of `count` environments: h, s and the previous action."""
-        return self.model.rssm.initial_state(count, self.device)
-
     @torch.no_grad()
     def act(
         self,
@@ -170,11 +151,7 @@ class CoReAgent(Agent):
         As `Agent.act`: exploring samples the action, otherwise it is tanh(mean). The posterior is
         sampled either way, as in the released code.
         """
-        tensors = self.observed(observation)
-        pixels = to_pixels(centre_crop(tensors["observation"], self.crop_size))
-        features = self.model.encode(pixels, tensors.get("proprioception"))  # (N, F)
-        first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
-        posterior, recurrent = self.model.rssm.correct(features, state, first)
+        posterior, recurrent = self.filter(observation, state, is_first)
         states = torch.cat([posterior.mean, recurrent], -1)
         actor = self.behavior.actor
         action = actor.sample(states, generator)[0] if explore else actor.deterministic(states)
@@ -188,7 +165,3 @@ class CoReAgent(Agent):
     def compute_in(self, precision: torch.dtype) -> None:
         """Set the dtype of the pixel encoder."""
         self.model.encoder.precision = precision
-
-    def compile_kernels(self) -> None:
-        """Have torch.compile fuse the recurrent step."""
-        self.model.rssm.compile_steps()

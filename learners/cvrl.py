@@ -9,10 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
-from learners.agent import ActingState, Agent, Observation
-from learners.augment import centre_crop, to_pixels
+from learners.agent import ActingState, Observation
 from learners.behaviors.hybrid import HybridActorCritic
 from learners.collective import ALONE, Collective
 from learners.cvrl_settings import (
@@ -27,9 +25,10 @@ from learners.models.rssm import States
 from learners.noise import Generator, normal
 from learners.objectives.divergence import gaussian_kl
 from learners.planners.latent_mpc import LatentMPC
+from learners.recurrent import RecurrentAgent
 
 
-class CVRLAgent(Agent):
+class CVRLAgent(RecurrentAgent):
     """Contrastive variational world model with a hybrid actor-critic.
 
     It observes pictures, and with a `proprioception_size` P above 0 P numbers beside each.
@@ -41,6 +40,8 @@ class CVRLAgent(Agent):
     Raises:
         ValueError: A setting is unknown or does not fit another.
     """
+
+    model: CVRLWorldModel
 
     def __init__(
         self,
@@ -76,21 +77,6 @@ class CVRLAgent(Agent):
             self.acting_parts += ("model.reward.", "behavior.value.")
 
     # Losses -------------------------------------------------------------------------------------
-
-    def observe(
-        self,
-        pixels: Tensor,
-        actions: Tensor,
-        generator: Generator = None,
-        proprioception: Tensor | None = None,
-    ) -> tuple[Tensor, States]:
-        """Encode crops (T, B, 3, S, S), with proprioception (T, B, P) where the agent has it, and
-        filter them: features x (T, B, F) and states.
-        """
-        with record_function("phase/encode"):
-            features = self.model.encode(pixels, proprioception)
-        with record_function("phase/filter"):
-            return features, self.model.rssm.observe(features, actions, generator)
 
     def model_loss(
         self,
@@ -131,10 +117,6 @@ class CVRLAgent(Agent):
 
     # Acting -------------------------------------------------------------------------------------
 
-    def initial_state(self, count: int) -> ActingState:
-        """Return zero acting states of `count` environments: h, s and the previous action."""
-        return self.model.rssm.initial_state(count, self.device)
-
     @torch.no_grad()
     def act(
         self,
@@ -150,11 +132,7 @@ class CVRLAgent(Agent):
         evaluation too; without it evaluation takes the policy's mode. Exploring adds noise and
         clips. The posterior is always sampled.
         """
-        tensors = self.observed(observation)
-        pixels = to_pixels(centre_crop(tensors["observation"], self.crop_size))
-        features = self.model.encode(pixels, tensors.get("proprioception"))  # (N, F)
-        first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
-        posterior, recurrent = self.model.rssm.correct(features, state, first)
+        posterior, recurrent = self.filter(observation, state, is_first)
         latent = posterior.sample(generator)
         states = torch.cat([latent, recurrent], -1)
         actor = self.behavior.actor
@@ -175,7 +153,3 @@ class CVRLAgent(Agent):
         self.model.encoder.precision = precision
         if isinstance(self.model.observation_term, ReconstructionTerm):
             self.model.observation_term.decoder.precision = precision
-
-    def compile_kernels(self) -> None:
-        """Have torch.compile fuse the recurrent step and the imagined one."""
-        self.model.rssm.compile_steps()

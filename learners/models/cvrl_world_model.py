@@ -16,7 +16,7 @@ from learners.cvrl_settings import (
 from learners.models.decoder import PixelDecoder
 from learners.models.encoder import FlatEncoder
 from learners.models.layers import MLP, GaussianHead, initialise_as_keras
-from learners.models.observation import ObservationModel
+from learners.models.observation import RecurrentModel
 from learners.models.rssm import RSSM, States
 from learners.objectives.celbo import celbo_contrast
 
@@ -103,7 +103,7 @@ class NoObservationTerm(nn.Module):
         return features.new_zeros(()), {}
 
 
-class CVRLWorldModel(ObservationModel):
+class CVRLWorldModel(RecurrentModel):
     """Everything that the CELBO trains.
 
     Attributes:

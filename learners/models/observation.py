@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.models.layers import MLP
+from learners.models.rssm import RSSM
 
 
 class ObservationModel(nn.Module):
@@ -53,3 +54,9 @@ class ObservationModel(nn.Module):
         if self.proprioception_encoder is None:
             return features
         return torch.cat([features, self.proprioception_encoder(proprioception)], -1)
+
+
+class RecurrentModel(ObservationModel):
+    """A world model: features of observations, and the RSSM that filters them."""
+
+    rssm: RSSM

@@ -14,12 +14,12 @@ from learners.models.layers import (
     initialise,
     without_affine_norm,
 )
-from learners.models.observation import ObservationModel
+from learners.models.observation import RecurrentModel
 from learners.models.rssm import RSSM
 from learners.settings import ModelSettings
 
 
-class WorldModel(ObservationModel):
+class WorldModel(RecurrentModel):
     """Everything that the model loss J_M trains; all observation features are its targets.
 
     Attributes:

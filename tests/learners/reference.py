@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from learners.core import CoReAgent
@@ -46,8 +46,9 @@ class ReferenceUpdate:
         self.learner, self.objective, self.behavior = learner, objective, behavior
         self.generator = torch.Generator().manual_seed(seed)
         self.target_entropy = -float(agent.action_dims)
-        self.strides = [layer.stride for layer in agent.model.encoder.convolutions[::2]]  # type: ignore[index]
-        self.paddings = [layer.padding for layer in agent.model.encoder.convolutions[::2]]  # type: ignore[index]
+        convolutions = [m for m in agent.model.encoder.modules() if isinstance(m, nn.Conv2d)]
+        self.strides = [layer.stride for layer in convolutions]
+        self.paddings = [layer.padding for layer in convolutions]
         self.p = _plain(agent.state_dict())
         self.recurrent_dims = self.p["model.rssm.cell.gates.weight"].shape[0] // 3
         self.latent_dims = self.p["model.rssm.prior_head.norm.weight"].shape[0] // 2
