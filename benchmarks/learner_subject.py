@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from learners.core import CoReAgent
-from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 from learners.core_update import CoReUpdate
+from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 from tests.learners.reference import ReferenceUpdate
 
 SEED = 0
