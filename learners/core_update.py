@@ -36,7 +36,6 @@ class CoReUpdate(Update):
         ValueError: `learner.update_order` is unknown.
     """
 
-    gives_priorities = True
     agent: CoReAgent
     learner: LearnerSettings
 

@@ -66,8 +66,12 @@ class CVRLObjectiveSettings:
 class CVRLBehaviorSettings(SACSettings):
     """Actor-critic from imagination and from real steps (3.2), and planning (3.3)."""
 
-    log_alpha_init: float = 0.0  # log temperature of the SAC part (code: alpha is 1)
-    learn_temperature: bool = False  # whether the SAC part adapts its temperature (code: no)
+    # log temperature with which the SAC part begins; the code's, 0, never reached its actor, and as
+    # the temperature of one that learns it keeps the policy near uniform
+    log_alpha_init: float = -2.3
+    learn_temperature: bool = (
+        True  # whether the SAC part adapts it to the target entropy (code: no)
+    )
     actor_dims: tuple[int, ...] = (400, 400, 400, 400)  # hidden ELU layers of the actor
     value_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of the value network v
     critic_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of each Q
@@ -101,7 +105,7 @@ class CVRLLearnerSettings(TrainingSettings):
     actor_rate: float = 8e-5  # Adam learning rate of the actor
     value_rate: float = 8e-5  # Adam learning rate of the value network
     critic_rate: float = 8e-5  # Adam learning rate of the Qs
-    alpha_rate: float = 8e-5  # Adam learning rate of the log temperature, if it is learned
+    alpha_rate: float = 3e-4  # Adam learning rate of the log temperature, if it is learned
     model_clip: float = 100.0  # gradient-norm clip of the model
     actor_clip: float = 100.0  # gradient-norm clip of the actor
     value_clip: float = 100.0  # gradient-norm clip of the value network

@@ -245,7 +245,7 @@ class SystemLearner(TorchLearner):
         """Registers none: the system's `Update` owns the optimisers."""
 
     def compute_loss_for_module(self, **_: Any) -> Any:
-        """Refuses: losses are computed inside `CoReUpdate`."""
+        """Refuses: losses are computed by the system's `Update`."""
         raise NotImplementedError("Losses are computed by the system's `Update`.")
 
     # Parts --------------------------------------------------------------------------------------

@@ -47,9 +47,7 @@ class PixelSACAgent(Agent):
         self.proprioception_size = proprioception_size
         encoder = PixelEncoder(model, learner.crop_size, channels=3 * model.frames)
         self.model = ObservationModel(encoder, proprioception_size, model.proprioception_dims)
-        dims = model.feature_dims
-        if proprioception_size:
-            dims += (proprioception_size, *model.proprioception_dims)[-1]
+        dims = model.feature_dims + self.model.felt_dims
         actor = Actor(behavior, dims, action_dims)
         critics = TwinCritic(dims, action_dims, behavior.critic_dims)
         self.behavior = SoftActorCritic(behavior, actor, critics, action_dims)

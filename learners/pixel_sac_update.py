@@ -19,7 +19,6 @@ from learners.update import Update, Windows, parameter_groups
 class PixelSACUpdate(Update):
     """Updates of a `PixelSACAgent`; its arguments are those of `Update`."""
 
-    gives_priorities = True
     agent: PixelSACAgent
     learner: PixelSACLearnerSettings
 

@@ -9,7 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,13 +62,10 @@ class Update(ABC):
             with the whole batch.
 
     Attributes:
-        gives_priorities: Whether it can weigh windows that were drawn by priority, and say their
-            new priorities.
         optimizers: By name; set by the class of the system.
         updates: How many were made.
     """
 
-    gives_priorities: ClassVar[bool] = False
     agent: Agent
     learner: TrainingSettings
     optimizers: dict[str, torch.optim.Optimizer]

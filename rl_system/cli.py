@@ -19,6 +19,7 @@ from rl_system import bench, videos
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
+_EVALUABLE = ("environment.", "evaluation.", "behavior.")  # what an evaluation may change
 _OVERRIDE = re.compile(r"[a-z_]+\.[a-z_0-9]+=")
 
 
@@ -182,6 +183,12 @@ def _add_eval(commands: Any) -> None:
         "Mean and standard error over whole episodes; the film lies in RUN_DIR/videos.",
     )
     parser.add_argument("directory", metavar="RUN_DIR", help="directory of the run")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings to see and act by, such as behavior.mpc=false, environment.videos=FOLDER",
+    )
     parser.add_argument("--checkpoint", metavar="NUMBER", help="another one than the newest")
     parser.add_argument("--episodes", type=_positive, metavar="N", help="how many episodes")
     parser.add_argument(
@@ -284,20 +291,33 @@ def _resume(options: argparse.Namespace, command: list[str]) -> int:
 def _eval(options: argparse.Namespace, command: list[str]) -> int:
     from rl_system.checkpoints import Checkpoints
     from rl_system.config import override
+    from rl_system.errors import SettingsError
     from rl_system.finish import evaluate_checkpoint
     from rl_system.run_directory import RunDirectory
 
+    entries = list(options.overrides)
+    wrong = [entry for entry in entries if not entry.startswith(_EVALUABLE)]
+    if wrong:
+        raise SettingsError(
+            f"{wrong[0]} cannot change in an evaluation: only settings that begin with "
+            f"{', '.join(_EVALUABLE)} can."
+        )
     directory = RunDirectory.open(options.directory)
-    settings = directory.settings()
     if options.difficulty is not None:  # refused unless the environment has it
-        settings = override(settings, [f"evaluation.difficulty={options.difficulty}"])
+        entries.append(f"evaluation.difficulty={options.difficulty}")
+    settings = override(directory.settings(), entries)
     store = Checkpoints(directory.checkpoints)
     if options.checkpoint is None:
         checkpoint = store.newest()
     else:
         checkpoint = store.read(directory.checkpoints / options.checkpoint.zfill(6))
     name = options.name or "-".join(
-        ["eval", options.difficulty or "trained", options.split or settings.evaluation.split]
+        [
+            "eval",
+            options.difficulty or "trained",
+            options.split or settings.evaluation.split,
+            *(re.sub(r"[^\w.]+", "-", entry) for entry in options.overrides),
+        ]
     )
     result = evaluate_checkpoint(
         directory,

@@ -97,7 +97,10 @@ class HybridActorCritic(nn.Module):
                 )
                 policy, alpha_loss, policy_metrics = self.sac.actor_loss(real[:-1], generator)
                 actor = actor + settings.sac_scale * policy
-                metrics |= policy_metrics | {"loss/sac_policy": policy.detach()}
+                metrics |= policy_metrics | {
+                    "loss/sac_policy": policy.detach(),
+                    "alpha": self.sac.log_alpha.detach().exp(),
+                }
                 if settings.learn_temperature:
                     temperature = alpha_loss
             critics = critic.loss

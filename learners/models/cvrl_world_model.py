@@ -136,10 +136,9 @@ class CVRLWorldModel(RecurrentModel):
                 )
         encoder = FlatEncoder(settings, crop_size)
         super().__init__(encoder, proprioception_size, settings.proprioception_dims)
-        features = encoder.output_dims
+        features = encoder.output_dims + self.felt_dims
         if self.proprioception_encoder is not None:
             initialise_as_keras(self.proprioception_encoder)
-            features += (proprioception_size, *settings.proprioception_dims)[-1]
         self.rssm = cvrl_rssm(settings, action_dims, features)
         state_dims = self.state_dims = self.rssm.state_dims
         self.reward = MLP([state_dims, *settings.reward_dims, 1], nn.ELU)

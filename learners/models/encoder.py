@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from learners.models.layers import initialise, initialise_as_keras, without_affine_norm
-from learners.pixel_sac_settings import PixelSACModelSettings
-from learners.sections import AnyModelSettings
-from learners.settings import CONV_INITS, ModelSettings
+from learners.settings import CONV_INITS
+
+
+class ConvolutionSettings(Protocol):
+    """What every system's settings say of its convolutions, an entry for each of them."""
+
+    @property
+    def conv_channels(self) -> tuple[int, ...]:
+        """Output channels."""
+
+    @property
+    def conv_kernels(self) -> tuple[int, ...]:
+        """Kernel sides."""
+
+    @property
+    def conv_strides(self) -> tuple[int, ...]:
+        """Strides."""
+
+    @property
+    def conv_paddings(self) -> tuple[int, ...]:
+        """Zero paddings."""
+
+
+class EncoderSettings(ConvolutionSettings, Protocol):
+    """Convolutions with a linear layer behind them."""
+
+    @property
+    def conv_init(self) -> str:
+        """How their weights begin: one of `CONV_INITS`."""
+
+    @property
+    def feature_dims(self) -> int:
+        """Size of the features."""
 
 
 class Convolutions(nn.Sequential):
@@ -23,7 +53,7 @@ class Convolutions(nn.Sequential):
         ValueError: The convolutions leave no pixel of a crop of this size.
     """
 
-    def __init__(self, settings: AnyModelSettings, crop_size: int, channels: int = 3) -> None:
+    def __init__(self, settings: ConvolutionSettings, crop_size: int, channels: int = 3) -> None:
         super().__init__()
         side = crop_size
         for width, kernel, stride, padding in zip(
@@ -68,7 +98,7 @@ class PixelEncoder(nn.Module):
 
     def __init__(
         self,
-        settings: ModelSettings | PixelSACModelSettings,
+        settings: EncoderSettings,
         crop_size: int,
         channels: int = 3,
     ) -> None:
@@ -103,7 +133,7 @@ class FlatEncoder(nn.Module):
         ValueError: The convolutions leave no pixel of a crop of this size.
     """
 
-    def __init__(self, settings: AnyModelSettings, crop_size: int) -> None:
+    def __init__(self, settings: ConvolutionSettings, crop_size: int) -> None:
         super().__init__()
         self.precision = torch.float32
         self.convolutions = Convolutions(settings, crop_size)

@@ -1,4 +1,4 @@
-"""What every world model begins with: features of a picture, and of numbers beside it."""
+"""Features of an observation: of a picture, and of numbers beside it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class ObservationModel(nn.Module):
     Attributes:
         encoder: Observation encoder f, of pictures.
         proprioception_encoder: The same of proprioception; None without.
+        felt_dims: Size of its features, which are behind those of the picture; 0 without.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class ObservationModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.proprioception_encoder: MLP | None = None
+        self.felt_dims = 0
         if proprioception_size:
             sizes = [proprioception_size, *proprioception_dims]
+            self.felt_dims = sizes[-1]
             self.proprioception_encoder = MLP(sizes, nn.ELU, last=True)
 
     def encode(self, pixels: Tensor, proprioception: Tensor | None = None) -> Tensor:

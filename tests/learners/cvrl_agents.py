@@ -38,7 +38,14 @@ MODEL = CVRLModelSettings(
 )
 OBJECTIVE = CVRLObjectiveSettings()
 BEHAVIOR = CVRLBehaviorSettings(
-    actor_dims=(16,), value_dims=(12,), critic_dims=(16,), init_std=1.0, horizon=4, mode_samples=7
+    actor_dims=(16,),
+    value_dims=(12,),
+    critic_dims=(16,),
+    init_std=1.0,
+    horizon=4,
+    mode_samples=7,
+    log_alpha_init=0.0,
+    learn_temperature=False,
 )
 LEARNER = CVRLLearnerSettings(
     batch_size=WINDOWS, sequence_length=LENGTH, crop_size=16, precision="float32"

@@ -123,6 +123,15 @@ def test_a_robot_without_robosuite_is_told_how_to_get_it_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_evaluation_takes_settings_to_see_and_act_by_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["eval", "runs/none", "learner.batch_size=2"]) == 2
+    message = capsys.readouterr().err
+    assert "learner.batch_size=2 cannot change in an evaluation" in message
+    assert "behavior." in message
+
+
 def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--list"]) == 0
     assert "core/cheetah-run/paper" in capsys.readouterr().out.splitlines()
@@ -158,7 +167,7 @@ def test_an_override_behind_an_option_counts(capsys: pytest.CaptureFixture[str])
     [
         ("train default --dry-run seed=1", "seed=1"),
         ("resume runs/a --checkpoint 3 --chekpoint", "--chekpoint"),
-        ("eval runs/a --explore run.seed=1", "run.seed=1"),
+        ("eval runs/a --explore seed=1", "seed=1"),
     ],
 )
 def test_what_is_no_override_is_refused_behind_options_too(
