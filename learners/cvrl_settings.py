@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from learners.checks import ConvolutionalSection, Section
 from learners.settings import SACSettings, TrainingSettings
 
 OBSERVATION_TERMS = ("contrastive", "generative", "none")
 SCORES = ("bilinear", "dot")
 CONTRASTIVE_STATES = ("latent", "whole")
 MPC_ACTIONS = ("first", "all")
+# What the actor's raw output is moved by, log(exp(init_std) - 1), is beyond a float above this.
+MAX_INIT_STD = 700.0
 
 
 @dataclass(frozen=True)
-class CVRLModelSettings:
+class CVRLModelSettings(ConvolutionalSection):
     """Shapes of the encoder, the recurrent state-space model and its heads."""
 
     conv_channels: tuple[int, ...] = (32, 64, 128, 256)  # output channels of each convolution
@@ -40,10 +43,42 @@ class CVRLModelSettings:
     decoder_channels: tuple[int, ...] = (1024, 128, 64, 32)
     decoder_kernels: tuple[int, ...] = (5, 5, 6, 6)  # kernel sides, each with stride 2
 
+    @property
+    def decoder_side(self) -> int:
+        """Height and width of the pictures that the pixel decoder draws."""
+        side = 1
+        for kernel in self.decoder_kernels:
+            side = 2 * (side - 1) + kernel
+        return side
+
+    def problems(self) -> list[str]:
+        """Return what cannot work in these shapes."""
+        problems = [
+            *super().problems(),
+            *self.not_above_zero("min_std"),
+            *self.without_units("decoder_channels"),
+            *self.without_layers("observation_code_dims", "state_code_dims", "decoder_channels"),
+            *self.unequal_lengths("transposed convolution", "decoder_channels", "decoder_kernels"),
+        ]
+        if any(kernel < 1 for kernel in self.decoder_kernels):
+            problems.append(
+                f"model.decoder_kernels is {list(self.decoder_kernels)}; each entry must be 1 or "
+                "more."
+            )
+        if self.observation_code_dims[-1:] != self.state_code_dims[-1:]:
+            problems.append(
+                f"The last widths of model.observation_code_dims "
+                f"({list(self.observation_code_dims)}) and model.state_code_dims "
+                f"({list(self.state_code_dims)}) must be equal."
+            )
+        return problems
+
 
 @dataclass(frozen=True)
-class CVRLObjectiveSettings:
+class CVRLObjectiveSettings(Section):
     """Terms of the CELBO and their weights (paper Eq. 6)."""
+
+    section = "objective"
 
     # what ties states to observations: "contrastive" (CELBO), "generative" (pixel decoder, as in
     # Dreamer) or "none" (rewards alone)
@@ -61,6 +96,20 @@ class CVRLObjectiveSettings:
     # with several learners: the observations of all of them are candidates, or of each its own
     gather_negatives: bool = True
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in these terms."""
+        return [
+            *super().problems(),
+            *self.not_among(
+                {
+                    "observation": OBSERVATION_TERMS,
+                    "score": SCORES,
+                    "contrastive_state": CONTRASTIVE_STATES,
+                }
+            ),
+            *self.not_zero_or_more(*self.names_ending("_scale"), "free_nats"),
+        ]
+
 
 @dataclass(frozen=True)
 class CVRLBehaviorSettings(SACSettings):
@@ -69,9 +118,8 @@ class CVRLBehaviorSettings(SACSettings):
     # log temperature with which the SAC part begins; the code's, 0, never reached its actor, and as
     # the temperature of one that learns it keeps the policy near uniform
     log_alpha_init: float = -2.3
-    learn_temperature: bool = (
-        True  # whether the SAC part adapts it to the target entropy (code: no)
-    )
+    # whether the SAC part adapts its temperature to the target entropy (code: no)
+    learn_temperature: bool = True
     actor_dims: tuple[int, ...] = (400, 400, 400, 400)  # hidden ELU layers of the actor
     value_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of the value network v
     critic_dims: tuple[int, ...] = (400, 400, 400)  # hidden ELU layers of each Q
@@ -90,6 +138,35 @@ class CVRLBehaviorSettings(SACSettings):
     mpc_iterations: int = 1  # gradient steps on an imagined trajectory (code; paper: several)
     mpc_actions: str = "all"  # moved by each step: "all" (paper) or the "first" (code)
     mpc_step_size: float = 0.003  # of the gradient steps
+
+    def problems(self) -> list[str]:
+        """Return what cannot work in this behaviour."""
+        problems = [
+            *super().problems(),
+            *self.not_among({"mpc_actions": MPC_ACTIONS}),
+            *self.below(2, "horizon"),
+            *self.not_from_zero_to_one("return_lambda"),
+            *self.not_above_zero("mean_scale"),
+            *self.not_zero_or_more(
+                "imagination_scale",
+                "sac_scale",
+                "min_std",
+                "exploration_noise",
+                "mode_samples",
+                "mpc_step_size",
+            ),
+        ]
+        if not 0 < self.init_std <= MAX_INIT_STD:
+            problems.append(
+                f"behavior.init_std is {self.init_std}; it must be above 0 and at most "
+                f"{MAX_INIT_STD:g}."
+            )
+        if self.mpc_iterations < 1:
+            problems.append(
+                f"behavior.mpc_iterations is {self.mpc_iterations}; it must be 1 or more: "
+                "behavior.mpc=false turns planning off."
+            )
+        return problems
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from learners.settings import BehaviorSettings, TrainingSettings
+from learners.checks import ConvolutionalSection
+from learners.settings import CONV_INITS, BehaviorSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
-class PixelSACModelSettings:
+class PixelSACModelSettings(ConvolutionalSection):
     """Shapes of the encoder."""
 
     conv_channels: tuple[int, ...] = (32, 32, 32, 32)  # output channels of each convolution
@@ -24,6 +25,14 @@ class PixelSACModelSettings:
     frames: int = 3  # newest pictures that are seen together
     # ELU layers of the proprioception encoder, whose output is behind the image features
     proprioception_dims: tuple[int, ...] = (200, 200, 200)
+
+    def problems(self) -> list[str]:
+        """Return what cannot work in these shapes."""
+        return [
+            *super().problems(),
+            *self.not_among({"conv_init": CONV_INITS}),
+            *self.below(1, "frames"),
+        ]
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,7 @@ class PixelSACLearnerSettings(TrainingSettings):
     actor_clip: float = 10.0  # gradient-norm clip of the actor
     critic_clip: float = 100.0  # gradient-norm clip of the critics and the encoder
     alpha_clip: float = 1.0  # gradient-norm clip of the log temperature
+
+    def problems(self) -> list[str]:
+        """Return what cannot work in this training."""
+        return super().problems() + self.not_from_zero_below_one("alpha_beta1")

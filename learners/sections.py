@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from learners.cvrl_settings import (
     CVRLBehaviorSettings,
     CVRLLearnerSettings,
     CVRLModelSettings,
     CVRLObjectiveSettings,
 )
+from learners.fit import core_misfits, cvrl_misfits, sac_misfits
 from learners.pixel_sac_settings import (
     PixelSACBehaviorSettings,
     PixelSACLearnerSettings,
@@ -41,3 +44,13 @@ SYSTEM_SECTIONS: dict[str, dict[str, type]] = {
         "learner": PixelSACLearnerSettings,
     },
 }
+
+# Says what of a system's sections, in this order, and of the picture's side does not fit.
+SYSTEM_MISFITS: dict[str, Callable[..., list[str]]] = {
+    "core": core_misfits,
+    "cvrl": cvrl_misfits,
+    "sac": sac_misfits,
+}
+
+# Those whose learner gives priorities to windows: replay.sampler=prioritised.
+PRIORITISED_SYSTEMS = frozenset({"core", "sac"})

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from learners.checks import ConvolutionalSection, Section
+
 CONV_INITS = ("delta_orthogonal", "kaiming")
 DECODE_FROM = ("prior", "posterior")
 NEGATIVES = ("all", "same_sequence", "other_sequences")
 REDUCTIONS = ("mean", "sum")
 REWARD_LOSSES = ("huber", "squared")
 UPDATE_ORDERS = ("sequential", "fused")
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(ConvolutionalSection):
     """Shapes of the encoder, the recurrent state-space model and its heads."""
 
     conv_channels: tuple[int, ...] = (32, 32, 32, 32)  # output channels of each convolution
@@ -37,6 +40,10 @@ class ModelSettings:
     decoder_dims: int = 256  # hidden layers of the observation-feature decoder g
     head_dims: int = 128  # hidden layers of the reward and inverse-dynamics heads
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in these shapes."""
+        return super().problems() + self.not_among({"conv_init": CONV_INITS})
+
     def observation_dims(self, proprioception_size: int = 0) -> int:
         """Return the size F of the observation features x_t: image, then proprioception if any."""
         if not proprioception_size:
@@ -45,8 +52,10 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
+class ObjectiveSettings(Section):
     """Weights and forms of the world-model losses (paper section 2.2)."""
+
+    section = "objective"
 
     contrastive_scale: float = 1.0  # weight of L_c (Eq. 1)
     kl_scale: float = 0.01  # beta, weight of L_KL (Eq. 2)
@@ -63,10 +72,28 @@ class ObjectiveSettings:
     inverse_temperature_init: float = 1.0  # before the softplus: lambda starts at 1.3133
     critic_gradient_to_model: bool = True  # the Bellman error (Eq. 3) also trains the model
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in these losses."""
+        return [
+            *super().problems(),
+            *self.not_among(
+                {
+                    "decode_from": DECODE_FROM,
+                    "contrastive_reduction": REDUCTIONS,
+                    "negatives": NEGATIVES,
+                    "reward_loss": REWARD_LOSSES,
+                }
+            ),
+            *self.not_zero_or_more(*self.names_ending("_scale"), "free_nats"),
+            *self.not_from_zero_to_one("kl_balance"),
+        ]
+
 
 @dataclass(frozen=True)
-class SACSettings:
+class SACSettings(Section):
     """Soft actor-critic on the latent state: what every system that uses it can set."""
+
+    section = "behavior"
 
     discount: float = 0.99  # gamma per agent step
     target_rate: float = 0.005  # tau of the target critics' moving average
@@ -79,6 +106,15 @@ class SACSettings:
     priority_max_share: float = 0.9
     priority_epsilon: float = 1e-6  # added to every priority, so that none is 0
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in this behaviour."""
+        return [
+            *super().problems(),
+            *self.not_above_zero("reward_divisor", "priority_epsilon"),
+            *self.not_from_zero_to_one("discount", "target_rate", "priority_max_share"),
+            *self.without_units(*self.names_ending("_dims")),
+        ]
+
 
 @dataclass(frozen=True)
 class BehaviorSettings(SACSettings):
@@ -90,10 +126,22 @@ class BehaviorSettings(SACSettings):
     log_std_max: float = 2.0  # upper bound of the actor's log standard deviation
     mean_bound: float = 5.0  # the actor's mean is bound * tanh(mean / bound) before squashing
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in this behaviour."""
+        problems = super().problems() + self.not_above_zero("mean_bound")
+        if self.log_std_min > self.log_std_max:
+            problems.append(
+                f"behavior.log_std_min ({self.log_std_min}) is above behavior.log_std_max "
+                f"({self.log_std_max}): lower the first or raise the second."
+            )
+        return problems
+
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Section):
     """Batches, the pace of updates and the machine: what every system's learner can set."""
+
+    section = "learner"
 
     batch_size: int = 32  # B, windows in a batch
     sequence_length: int = 32  # T, agent steps in a window
@@ -121,6 +169,33 @@ class TrainingSettings:
     # learner processes, each with an equal part of every batch; 0 keeps the learner in the driver
     count: int = 1
 
+    def problems(self) -> list[str]:
+        """Return what cannot work in this training."""
+        problems = [
+            *super().problems(),
+            *self.not_among({"device": DEVICES, "precision": PRECISIONS}),
+            *self.not_above_zero(
+                "batch_size",
+                "updates_per_agent_step",
+                "crop_size",
+                "publish_updates",
+                "prefetch_batches",
+                "report_updates",
+                "torch_threads",
+                *self.names_ending("_clip"),
+            ),
+            *self.not_zero_or_more("weight_decay", "count", *self.names_ending("_rate")),
+            *self.below(2, "sequence_length"),
+        ]
+        learners = max(1, self.count)
+        if self.batch_size % learners:
+            near = max(learners, round(self.batch_size / learners) * learners)
+            problems.append(
+                f"learner.batch_size ({self.batch_size}) is no multiple of learner.count "
+                f"({learners}): every learner takes an equal part. Set it to {near}."
+            )
+        return problems
+
 
 @dataclass(frozen=True)
 class LearnerSettings(TrainingSettings):
@@ -138,3 +213,11 @@ class LearnerSettings(TrainingSettings):
     critic_clip: float = 100.0  # gradient-norm clip of the critics (their MLPs only)
     actor_clip: float = 10.0  # gradient-norm clip of the actor
     alpha_clip: float = 1.0  # gradient-norm clip of the log temperature
+
+    def problems(self) -> list[str]:
+        """Return what cannot work in this training."""
+        return [
+            *super().problems(),
+            *self.not_among({"update_order": UPDATE_ORDERS}),
+            *self.not_from_zero_below_one("alpha_beta1"),
+        ]

@@ -43,41 +43,33 @@ class EncoderSettings(ConvolutionSettings, Protocol):
         """Size of the features."""
 
 
-class Convolutions(nn.Sequential):
-    """Convolutions of crops, each followed by a ReLU.
-
-    Attributes:
-        output_dims: Values that are left of a crop.
+def convolutions_of(
+    settings: ConvolutionSettings, crop_size: int, channels: int = 3
+) -> tuple[nn.Sequential, int]:
+    """Return convolutions, each followed by a ReLU, and how many values they leave of a crop.
 
     Raises:
         ValueError: The convolutions leave no pixel of a crop of this size.
     """
-
-    def __init__(self, settings: ConvolutionSettings, crop_size: int, channels: int = 3) -> None:
-        super().__init__()
-        side = crop_size
-        for width, kernel, stride, padding in zip(
-            settings.conv_channels,
-            settings.conv_kernels,
-            settings.conv_strides,
-            settings.conv_paddings,
-            strict=True,
-        ):
-            self.append(nn.Conv2d(channels, width, kernel, stride, padding))
-            self.append(nn.ReLU(inplace=True))
-            channels = width
-            side = (side + 2 * padding - kernel) // stride + 1
-            if side < 1:
-                raise ValueError(
-                    f"A crop of {crop_size} pixels is too small for model.conv_strides="
-                    f"{settings.conv_strides}: raise learner.crop_size or use fewer convolutions."
-                )
-        self.output_dims = channels * side * side
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map crops (N, 3, S, S) to what is left of them, in rows (N, output_dims)."""
-        maps = super().forward(pixels)  # (N, C, s, s), channels last
-        return maps.permute(0, 2, 3, 1).flatten(1)
+    layers = nn.Sequential()
+    side = crop_size
+    for width, kernel, stride, padding in zip(
+        settings.conv_channels,
+        settings.conv_kernels,
+        settings.conv_strides,
+        settings.conv_paddings,
+        strict=True,
+    ):
+        layers.append(nn.Conv2d(channels, width, kernel, stride, padding))
+        layers.append(nn.ReLU(inplace=True))
+        channels = width
+        side = (side + 2 * padding - kernel) // stride + 1
+        if side < 1:
+            raise ValueError(
+                f"A crop of {crop_size} pixels is too small for model.conv_strides="
+                f"{settings.conv_strides}: raise learner.crop_size or use fewer convolutions."
+            )
+    return layers, channels * side * side
 
 
 class PixelEncoder(nn.Module):
@@ -104,11 +96,12 @@ class PixelEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.precision = torch.float32
-        self.convolutions = Convolutions(settings, crop_size, channels)
-        self.linear = nn.Linear(self.convolutions.output_dims, settings.feature_dims)
+        convolutions, values = convolutions_of(settings, crop_size, channels)
+        self.convolutions = convolutions
+        self.linear = nn.Linear(values, settings.feature_dims)
         initialise(self)
         if settings.conv_init == "kaiming":
-            for layer in list(self.convolutions)[::2]:
+            for layer in convolutions[::2]:
                 nn.init.kaiming_uniform_(cast(nn.Conv2d, layer).weight, a=5**0.5)
         elif settings.conv_init != "delta_orthogonal":
             raise ValueError(f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}.")
@@ -118,7 +111,8 @@ class PixelEncoder(nn.Module):
         """Map crops (N, 3, S, S) in [0, 1] to features (N, feature_dims)."""
         low = self.precision is not torch.float32
         with torch.autocast(pixels.device.type, self.precision, enabled=low):
-            features = self.linear(self.convolutions(pixels))  # (N, F)
+            maps = self.convolutions(pixels)  # (N, C, s, s), channels last
+            features = self.linear(maps.permute(0, 2, 3, 1).flatten(1))  # (N, F)
         return without_affine_norm(features.float())
 
 
@@ -136,8 +130,7 @@ class FlatEncoder(nn.Module):
     def __init__(self, settings: ConvolutionSettings, crop_size: int) -> None:
         super().__init__()
         self.precision = torch.float32
-        self.convolutions = Convolutions(settings, crop_size)
-        self.output_dims = self.convolutions.output_dims
+        self.convolutions, self.output_dims = convolutions_of(settings, crop_size)
         initialise_as_keras(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -145,5 +138,5 @@ class FlatEncoder(nn.Module):
         """Map crops (N, 3, S, S) in [0, 1] to features (N, output_dims)."""
         low = self.precision is not torch.float32
         with torch.autocast(pixels.device.type, self.precision, enabled=low):
-            features = self.convolutions(pixels - 0.5)
-        return features.float()
+            maps = self.convolutions(pixels - 0.5)  # (N, C, s, s), channels last
+        return maps.permute(0, 2, 3, 1).flatten(1).float()

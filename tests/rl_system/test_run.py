@@ -451,10 +451,15 @@ def test_a_run_stopped_by_sigterm_goes_on_where_it_was_and_can_be_evaluated(
     assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
 
     measured = subprocess.run(
-        _command("eval", str(tmp_path / "run"), "--episodes", "1", "--no-video", "--json"),
+        _command(
+            "eval", str(tmp_path / "run"), "--episodes", "1", "--no-video", "--json",
+            "behavior.mean_bound=1.0",
+        ),
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert measured.returncode == 0, measured.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "eval-trained-held_out-behavior.mean_bound-1.0" in json.dumps(run)
     assert json.loads(measured.stdout.splitlines()[-1])["episodes"] == 1
 
 
