@@ -101,7 +101,7 @@ class PixelEncoder(nn.Module):
         self.linear = nn.Linear(values, settings.feature_dims)
         initialise(self)
         if settings.conv_init == "kaiming":
-            for layer in convolutions[::2]:
+            for layer in list(convolutions)[::2]:
                 nn.init.kaiming_uniform_(cast(nn.Conv2d, layer).weight, a=5**0.5)
         elif settings.conv_init != "delta_orthogonal":
             raise ValueError(f"model.conv_init={settings.conv_init!r}: choose one of {CONV_INITS}.")
