@@ -14,7 +14,6 @@ from learners.agent import ActingState, Observation
 from learners.behaviors.hybrid import HybridActorCritic
 from learners.collective import ALONE, Collective
 from learners.cvrl_settings import (
-    MPC_ACTIONS,
     CVRLBehaviorSettings,
     CVRLLearnerSettings,
     CVRLModelSettings,
@@ -38,7 +37,7 @@ class CVRLAgent(RecurrentAgent):
         behavior: Actor, value network and SAC's critics.
 
     Raises:
-        ValueError: A setting is unknown or does not fit another.
+        ValueError: The crop does not fit the convolutions or the decoder.
     """
 
     model: CVRLWorldModel
@@ -53,10 +52,6 @@ class CVRLAgent(RecurrentAgent):
         proprioception_size: int = 0,
     ) -> None:
         super().__init__()
-        if behavior.mpc_actions not in MPC_ACTIONS:
-            raise ValueError(
-                f"behavior.mpc_actions={behavior.mpc_actions!r}: choose one of {MPC_ACTIONS}."
-            )
         self.objective = objective
         self.settings = behavior
         self.crop_size = learner.crop_size

@@ -5,10 +5,9 @@
     print(algorithm.train()["metrics"])
 
 or `tune.Tuner(CoRe, param_space=config)`, with search spaces anywhere in the settings; CVRL and
-PixelSAC likewise. The driver
-asks actors and learner to go on, adds up what they report, evaluates and saves. No frame and no
-weight passes through it: actors write to replay shards, the learner reads from them and publishes
-weights to the hub.
+PixelSAC likewise. The driver asks actors and learner to go on, adds up what they report, evaluates
+and saves. No frame and no weight passes through it: actors write to replay shards, the learner
+reads from them and publishes weights to the hub.
 """
 
 from __future__ import annotations
@@ -92,9 +91,10 @@ class SystemConfig(SettingsBuilder, AlgorithmConfig):
     """Configuration of a system: RLlib's, plus one nested dictionary `settings`.
 
     `settings` has the sections of `rl_system.settings.Settings` and holds only what differs from
-    their defaults; any value may be a search space of Tune. It is checked by `validate`, which
-    RLlib calls when the algorithm is built, and then RLlib's own fields (environment, number of env
-    runners and learners, seed, resources) are set from it: where both speak, `settings` wins.
+    the system's defaults (`rl_system.config.default_settings`); any value may be a search space of
+    Tune. It is checked by `validate`, which RLlib calls when the algorithm is built, and then
+    RLlib's own fields (environment, number of env runners and learners, seed, resources) are set
+    from it: where both speak, `settings` wins.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -245,7 +245,7 @@ class SystemAlgorithm(Conducting, Checkpointed, Algorithm):
 
     @classmethod
     def get_default_config(cls) -> SystemConfig:
-        """Returns the configuration of the paper."""
+        """Returns the system's configuration, with the paper's numbers where nothing is said."""
         return CONFIGS[cls.system]()
 
     @classmethod
@@ -407,7 +407,7 @@ class SystemAlgorithm(Conducting, Checkpointed, Algorithm):
 
 
 class CoReConfig(SystemConfig):
-    """Configuration of CoRe (Srivastava et al. 2021)."""
+    """Configuration of CoRe (Srivastava et al. 2021); begins as the paper's, on clean pictures."""
 
     system = "core"
 
@@ -419,7 +419,7 @@ class CoRe(SystemAlgorithm):
 
 
 class CVRLConfig(SystemConfig):
-    """Configuration of CVRL (Ma et al. 2020) and of its variants, Dreamer among them."""
+    """Configuration of CVRL (Ma et al. 2020) and its variants; begins as `configs/cvrl.yaml`."""
 
     system = "cvrl"
 
@@ -431,7 +431,7 @@ class CVRL(SystemAlgorithm):
 
 
 class PixelSACConfig(SystemConfig):
-    """Configuration of SAC on stacked pictures."""
+    """Configuration of SAC on stacked pictures; begins as `configs/sac.yaml`."""
 
     system = "sac"
 

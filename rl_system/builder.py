@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from rl_system.config import settings_from_dict, settings_to_dict
+from rl_system.config import sections_of, settings_from_dict, settings_to_dict
 from rl_system.errors import SettingsError
 from rl_system.presets import merge
 from rl_system.settings import Settings
 
-# RLlib's training options and what says the same here; the others have no meaning here.
+# RLlib's training options and what says the same here; the others have no meaning here. {_rate} and
+# {_clip} stand for the system's settings that end so.
 INSTEAD = {
-    "lr": ".learner(model_rate=..., actor_rate=..., critic_rate=...)",
+    "lr": ".learner({_rate})",
     "gamma": ".behavior(discount=...)",
-    "grad_clip": ".learner(model_clip=..., actor_clip=..., critic_clip=...)",
+    "grad_clip": ".learner({_clip})",
     "train_batch_size": ".learner(batch_size=..., sequence_length=...)",
     "train_batch_size_per_learner": ".learner(batch_size=..., sequence_length=...)",
     "num_epochs": ".learner(updates_per_agent_step=...)",
     "minibatch_size": ".learner(batch_size=...)",
     "model": ".model_settings(...)",
-    "optimizer": ".learner(model_rate=..., actor_rate=..., critic_rate=...)",
+    "optimizer": ".learner({_rate})",
     "replay_buffer_config": ".replay(...)",
 }
 
@@ -32,8 +33,8 @@ class SettingsBuilder:
 
     Attributes:
         system: What it configures: `run.system`.
-        settings: Section -> key -> value, only what differs from the defaults. A value may be
-            anything, such as a search space, until `resolved` is called.
+        settings: Section -> key -> value, only what differs from the system's defaults. A value may
+            be anything, such as a search space, until `resolved` is called.
         directory: See `from_settings`.
         run_name: See `from_settings`.
     """
@@ -105,31 +106,43 @@ class SettingsBuilder:
         Raises:
             SettingsError: names what to call instead.
         """
+        known = {
+            ending: ", ".join(f"{item.name}=..." for item in self._learner_fields(ending))
+            for ending in ("_rate", "_clip")
+        }
         for name in values:
-            instead = INSTEAD.get(name)
-            say = f"use {instead}" if instead else "see `rl-system config` for what there is"
+            instead = INSTEAD.get(name, "").format(**known)
+            say = (
+                f"use {instead}"
+                if instead
+                else "see `rl-system train --settings` for what there is"
+            )
             raise SettingsError(f"training({name}=...) has no effect here: {say}.")
         return self
 
     def model_settings(self, **values: Any) -> Self:
-        """Changes values of `learners.settings.ModelSettings`."""
+        """Changes values of the system's section `model`."""
         return self.settings_update(model=values)
 
     def objective(self, **values: Any) -> Self:
-        """Changes values of `learners.settings.ObjectiveSettings`."""
+        """Changes values of the system's section `objective`."""
         return self.settings_update(objective=values)
 
     def behavior(self, **values: Any) -> Self:
-        """Changes values of `learners.settings.BehaviorSettings`."""
+        """Changes values of the system's section `behavior`."""
         return self.settings_update(behavior=values)
 
     def learner(self, **values: Any) -> Self:
-        """Changes values of `learners.settings.LearnerSettings`."""
+        """Changes values of the system's section `learner`."""
         return self.settings_update(learner=values)
 
     def replay(self, **values: Any) -> Self:
         """Changes values of `replay.settings.ReplaySettings`."""
         return self.settings_update(replay=values)
+
+    def _learner_fields(self, ending: str) -> list[Field[Any]]:
+        learner = sections_of(self.system)["learner"]
+        return [item for item in fields(learner) if item.name.endswith(ending)]
 
 
 def split_values(values: dict[str, Any], section: type) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -25,6 +25,7 @@ __all__ = [
     "RunSettings",
     "Settings",
     "SettingsError",
+    "default_settings",
     "describe",
     "list_presets",
     "load_settings",
@@ -96,29 +97,48 @@ def parse_overrides(overrides: Sequence[str], system: str = RunSettings.system) 
 
 
 def settings_from_dict(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Return checked settings from nested plain dictionaries; what is absent keeps its default.
+    """Return checked settings from nested plain dictionaries.
+
+    What is absent keeps the default of the system that `run.system` names: of CoRe that of the
+    program, of another system what `configs/SYSTEM.yaml` says over it, such as its task and the
+    size of its pictures. `{}` is thus CoRe at the paper's size on clean pictures, and
+    `{"run": {"system": "cvrl"}}` is CVRL as the paper ran it on Natural MuJoCo.
 
     Raises:
         SettingsError: As for `load_settings`.
     """
-    built: dict[str, Any] = {}
-    kinds = sections_of(system_of(sections))
-    for section in {**sections, **kinds}:
-        values = sections.get(section, {})
-        kind = _section(kinds, section)
+    system = system_of(sections)
+    kinds = sections_of(system)
+    for section, values in sections.items():
+        _section(kinds, section)
         if not isinstance(values, Mapping):
             raise SettingsError(f"{section} is {values!r}; expected a section with fields.")
+    given: Sections = {name: dict(values) for name, values in sections.items()}
+    if system != RunSettings.system:
+        given = merge(read_preset(system), given)
+    built: dict[str, Any] = {}
+    problems: list[str] = []
+    for section, kind in kinds.items():
         read = {
             key: read_value(f"{section}.{key}", _field(kinds, section, key).kind, value)
-            for key, value in values.items()
+            for key, value in given.get(section, {}).items()
         }
         try:
             built[section] = kind(**read)
-        except SettingsError:
-            raise
         except (ValueError, RuntimeError) as error:  # a room's own check of its fields
-            raise SettingsError(str(error)) from error
+            problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
     return Settings(**built).validate()
+
+
+def default_settings(system: str = RunSettings.system) -> Settings:
+    """Return the settings of a system about which nothing is said; see `settings_from_dict`.
+
+    Raises:
+        SettingsError: There is no such system.
+    """
+    return settings_from_dict({"run": {"system": system}})
 
 
 def settings_to_dict(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -139,15 +159,16 @@ def save_settings(settings: Settings, path: str | Path) -> None:
     """
     lines = [
         "# All settings of a run. `rl-system train` with this file runs them again.",
-        "# Fields at the default of the program, which is the paper's number, say nothing;",
+        "# Fields at the default of the system, which is the paper's number, say nothing;",
         "# the others name that default in brackets.",
     ]
     kinds = sections_of(settings.run.system)
+    defaults = settings_to_dict(default_settings(settings.run.system))
     for section, values in settings_to_dict(settings).items():
         lines += ["", f"{section}:"]
         for name, item in fields_of(kinds[section]).items():
             note = item.comment
-            default = list(item.default) if isinstance(item.default, tuple) else item.default
+            default = defaults[section][name]
             if values[name] != default:
                 note += f" [{_yaml(default)}]"
             entry = f"  {name}: {_yaml(values[name])}"
@@ -167,14 +188,15 @@ def describe(section: str | None = None, system: str = RunSettings.system) -> st
         SettingsError: No such section or system.
     """
     kinds = sections_of(system)
+    defaults = settings_to_dict(default_settings(system))
     names = [section] if section else list(kinds)
     lines = []
     for name in names:
         kind = _section(kinds, name)
         lines += [f"{name}: {(kind.__doc__ or '').strip().splitlines()[0]}"]
         for item in fields_of(kind).values():
-            default = list(item.default) if isinstance(item.default, tuple) else item.default
-            lines.append(f"  {name}.{item.name}={_yaml(default)}  ({kind_text(item.kind)})")
+            default = _yaml(defaults[name][item.name])
+            lines.append(f"  {name}.{item.name}={default}  ({kind_text(item.kind)})")
             lines += [f"      {line}" for line in textwrap.wrap(item.comment, _WIDTH - 6)]
         lines.append("")
     return "\n".join(lines)

@@ -6,12 +6,17 @@ are relative to the file when they end in .yaml.
 
 `SYSTEM/TASK/SIZE`, for example `core/cheetah-run/paper`, needs no file of its own: it is
 `configs/SYSTEM.yaml`, then the size, then `environment.name: dcs/TASK`. Sizes are those of the
-system that the file trains: `configs/core/SIZE.yaml` or `configs/cvrl/SIZE.yaml`.
+system that the file trains: `configs/core/SIZE.yaml`, `configs/cvrl/SIZE.yaml` or
+`configs/sac/SIZE.yaml`.
 `SYSTEM/BENCHMARK/TASK/SIZE`, for example `cvrl/natural/walker-walk/tiny`, has
 `configs/benchmarks/BENCHMARK.yaml` before the size: any system on the pictures of any benchmark.
 
 For a task of robosuite `configs/robosuite/SIZE.yaml` comes behind the size, and behind that, for
 `TASK-proprioception`, `configs/robosuite/proprioception.yaml`.
+
+Files in folders (sizes, benchmarks, robosuite) are parts: a file of one's own can inherit them by
+name, such as `core/tiny`. Read alone, a part stands over the defaults of its system, whose task it
+leaves as it is.
 """
 
 from __future__ import annotations
@@ -43,15 +48,12 @@ PROPRIOCEPTION = "proprioception"
 
 
 def list_presets() -> list[str]:
-    """Return the names of all files, and by composition those of CoRe on the six tasks of the
-    Distracting Control Suite and on robosuite's, and those of CVRL on its ten tasks.
+    """Return what can be trained as it is: `default` and every system, and by composition CoRe on
+    the six tasks of the Distracting Control Suite and on robosuite's, and CVRL on its ten tasks.
 
     More can be composed: every system takes every benchmark, and every task that it has.
     """
-    files = [
-        path.relative_to(DIRECTORY).with_suffix("").as_posix()
-        for path in sorted(DIRECTORY.rglob("*.yaml"))
-    ]
+    files = [path.stem for path in sorted(DIRECTORY.glob("*.yaml"))]
     doors = [
         entry.name.removeprefix(ROBOSUITE_PREFIX) + suffix
         for entry in list_environments()

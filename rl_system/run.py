@@ -41,6 +41,9 @@ from rl_system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Of the section run, what makes a run another one; the rest of the section may change within it.
+FIXED = ("run.system", "run.seed", "run.deterministic")
+
 RESUMABLE = (
     "run.",
     "evaluation.",
@@ -148,11 +151,11 @@ def _go_on(
 ) -> int:
     settings = directory.settings()
     for entry in overrides:
-        if not entry.startswith(RESUMABLE) or entry.startswith(("run.seed", "run.deterministic")):
+        if not entry.startswith(RESUMABLE) or entry.startswith(FIXED):
             raise SettingsError(
                 f"{entry.partition('=')[0]} cannot change when a run goes on; only "
                 f"{', '.join(name + '*' * name.endswith('.') for name in RESUMABLE)} can, without "
-                "run.seed and run.deterministic. Start a new run instead."
+                f"{', '.join(FIXED)}. Start a new run instead."
             )
     settings = override(settings, overrides)
     store = Checkpoints(directory.checkpoints, settings.run.keep_checkpoints)

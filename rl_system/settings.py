@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 
 from actors.environments.catalog import Entry, UnknownEnvironment, find
 from actors.environments.settings import DIFFICULTIES, EnvironmentSettings
 from actors.settings import ActorSettings
-from learners.cvrl_settings import (
-    CONTRASTIVE_STATES,
-    MPC_ACTIONS,
-    OBSERVATION_TERMS,
-    SCORES,
-    CVRLBehaviorSettings,
-)
 from learners.sections import (
+    PRIORITISED_SYSTEMS,
+    SYSTEM_MISFITS,
     SYSTEM_SECTIONS,
     AnyBehaviorSettings,
     AnyLearnerSettings,
     AnyModelSettings,
     AnyObjectiveSettings,
 )
-from learners.settings import (
-    CONV_INITS,
-    DECODE_FROM,
-    NEGATIVES,
-    PRECISIONS,
-    REDUCTIONS,
-    REWARD_LOSSES,
-    UPDATE_ORDERS,
-    BehaviorSettings,
-    LearnerSettings,
-    ModelSettings,
-    ObjectiveSettings,
-)
+from learners.settings import BehaviorSettings, LearnerSettings, ModelSettings, ObjectiveSettings
 from replay.settings import ReplaySettings
 from replay.workload import Workload
 from rl_system.errors import SettingsError
 
-# Text fields with a fixed set of values, for the rooms that state theirs only in a comment; those
-# of one system where it is trained.
+# Text fields with a fixed set of values, for the rooms that state theirs only in a comment.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "objective.decode_from": DECODE_FROM,
-    "objective.contrastive_reduction": REDUCTIONS,
-    "objective.negatives": NEGATIVES,
-    "objective.reward_loss": REWARD_LOSSES,
-    "objective.observation": OBSERVATION_TERMS,
-    "objective.score": SCORES,
-    "objective.contrastive_state": CONTRASTIVE_STATES,
-    "behavior.mpc_actions": MPC_ACTIONS,
-    "learner.update_order": UPDATE_ORDERS,
-    "learner.device": ("auto", "cpu", "cuda"),
-    "learner.precision": PRECISIONS,
-    "model.conv_init": CONV_INITS,
     "evaluation.split": ("train", "held_out"),
     "evaluation.difficulty": DIFFICULTIES,
     "evaluation.distracted_twin": DIFFICULTIES,
@@ -108,7 +77,9 @@ class RunSettings:
 class Settings:
     """Everything a run is made of. One resolved file of it reruns the run.
 
-    `model`, `objective`, `behavior` and `learner` are those of `run.system`.
+    `model`, `objective`, `behavior` and `learner` are those of `run.system`. Made without
+    arguments it is CoRe at the paper's size on clean pictures; `config.settings_from_dict` makes it
+    of a system's name.
     """
 
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
@@ -176,6 +147,9 @@ class Settings:
             SettingsError: two fields do not fit; the message names both and what to do. All
                 problems found are listed.
         """
+        problems = self._wrong_system()
+        if problems:
+            raise SettingsError("\n".join(problems))
         problems = [
             *self._wrong_choices(),
             *self._wrong_environment(),
@@ -191,6 +165,15 @@ class Settings:
             return find(self.environment.name)
         except UnknownEnvironment as error:
             raise SettingsError(f"environment.name: {error}") from error
+
+    def _wrong_system(self) -> list[str]:
+        system = self.run.system
+        return [
+            f"{name} is {type(getattr(self, name)).__name__}, and run.system={system} takes "
+            f"{kind.__name__}: set both, or make settings with rl_system.config.settings_from_dict."
+            for name, kind in sections_of(system).items()
+            if not isinstance(getattr(self, name), kind)
+        ]
 
     def _wrong_choices(self) -> list[str]:
         problems = []
@@ -219,11 +202,6 @@ class Settings:
                 f"environment.proprioception is true and {entry.name} shows pictures alone: set it "
                 "to false, or choose a robosuite task."
             )
-        if any(width < 1 for width in self.model.proprioception_dims):
-            problems.append(
-                f"model.proprioception_dims is {list(self.model.proprioception_dims)}; every layer "
-                "needs 1 unit or more."
-            )
         return problems
 
     def _wrong_shapes(self) -> list[str]:
@@ -234,25 +212,20 @@ class Settings:
                 f"learner.crop_size ({crop}) is larger than environment.image_size ({image}): "
                 "lower the first or raise the second."
             )
-        model = self.model
-        convolutions = {
-            name: len(getattr(model, name))
-            for name in ("conv_channels", "conv_kernels", "conv_strides", "conv_paddings")
-        }
-        if len(set(convolutions.values())) > 1:
-            counts = ", ".join(f"model.{name} has {n}" for name, n in convolutions.items())
-            problems.append(f"Every convolution needs one entry in each list, but {counts}.")
-        else:
-            side = crop
-            for kernel, stride, padding in zip(
-                model.conv_kernels, model.conv_strides, model.conv_paddings, strict=True
-            ):
-                side = (side + 2 * padding - kernel) // stride + 1 if stride > 0 else 0
-            if side < 1:
-                problems.append(
-                    f"The convolutions leave nothing of a {crop} x {crop} crop: raise "
-                    "learner.crop_size, or lower model.conv_strides or model.conv_kernels."
-                )
+        if self.learner.random_crop and crop == image:
+            problems.append(
+                "learner.random_crop=true has no effect where learner.crop_size and "
+                f"environment.image_size are both {crop}: raise environment.image_size above "
+                "learner.crop_size, or set learner.random_crop=false."
+            )
+        if self.model.side_left(crop) < 1:
+            problems.append(
+                f"The convolutions leave nothing of a {crop} x {crop} crop: raise "
+                "learner.crop_size, or lower model.conv_strides or model.conv_kernels."
+            )
+        problems += SYSTEM_MISFITS[self.run.system](
+            self.model, self.objective, self.behavior, self.learner, image
+        )
         length, episode = self.learner.sequence_length, self.episode_agent_steps
         if length > episode:
             problems.append(
@@ -260,53 +233,12 @@ class Settings:
                 f"steps: {self._entry().episode_simulator_steps} simulator steps at action repeat "
                 f"{self.action_repeat}): no window fits. Lower it or environment.action_repeat."
             )
-        if length < 2:
-            problems.append(
-                f"learner.sequence_length is {length}; a window needs 2 agent steps or more."
-            )
-        return problems
-
-    def _wrong_imagination(self) -> list[str]:
-        behavior = self.behavior
-        if not isinstance(behavior, CVRLBehaviorSettings):
-            return []
-        problems = []
-        if behavior.horizon < 2:
-            problems.append(f"behavior.horizon is {behavior.horizon}; it must be 2 or more.")
-        if not 0 <= behavior.return_lambda <= 1:
-            problems.append(
-                f"behavior.return_lambda is {behavior.return_lambda}; it must be in [0, 1]."
-            )
-        if behavior.mpc_iterations < 1:
-            problems.append(
-                f"behavior.mpc_iterations is {behavior.mpc_iterations}; it must be 1 or more: "
-                "behavior.mpc=false turns planning off."
-            )
-        learner = self.learner
-        if behavior.released_code and (learner.batch_size < 2 or learner.count > 1):
-            problems.append(
-                "behavior.released_code=true pairs a window with the next one of the batch: set "
-                "learner.batch_size to 2 or more and learner.count to 1."
-            )
-        if self.replay.sampler == "prioritised":
-            problems.append(
-                f"replay.sampler is prioritised, and {self.run.system} gives no priorities: choose "
-                "another, such as episodes."
-            )
         return problems
 
     def _wrong_pace(self) -> list[str]:
         problems = []
         learner, replay = self.learner, self.replay
         for path, value in {
-            "learner.batch_size": learner.batch_size,
-            "learner.updates_per_agent_step": learner.updates_per_agent_step,
-            "learner.publish_updates": learner.publish_updates,
-            "learner.torch_threads": learner.torch_threads,
-            "learner.prefetch_batches": learner.prefetch_batches,
-            "learner.report_updates": learner.report_updates,
-            **_named("learner", learner, "_clip"),
-            "behavior.reward_divisor": self.behavior.reward_divisor,
             "evaluation.parallel_episodes": self.evaluation.parallel_episodes,
             "evaluation.episodes": self.evaluation.episodes,
             "run.iteration_s": self.run.iteration_s,
@@ -315,34 +247,15 @@ class Settings:
         }.items():
             if value <= 0:
                 problems.append(f"{path} is {value}; it must be above 0.")
-        for path, value in {
-            "learner.weight_decay": learner.weight_decay,
-            "learner.count": learner.count,
-            **_named("learner", learner, "_rate"),
-            **_named("behavior", self.behavior, "_scale"),
-            **_named("objective", self.objective, "_scale"),
-        }.items():
-            if not 0 <= value < math.inf:
-                problems.append(f"{path} is {value}; it must be a number of 0 or more.")
-        for name in ("discount", "target_rate", "priority_max_share"):
-            value = getattr(self.behavior, name, 0.0)
-            if not 0 <= value <= 1:
-                problems.append(f"behavior.{name} is {value}; it must be from 0 to 1.")
-        beta1 = getattr(learner, "alpha_beta1", 0.0)
-        if not 0 <= beta1 < 1:
-            problems.append(f"learner.alpha_beta1 is {beta1}; it must be from 0 to below 1.")
-        problems += self._wrong_imagination()
+        if replay.sampler == "prioritised" and self.run.system not in PRIORITISED_SYSTEMS:
+            problems.append(
+                f"replay.sampler is prioritised, and {self.run.system} gives no priorities: choose "
+                "another, such as episodes."
+            )
         if learner.mirror_replay and replay.compression != "none":
             problems.append(
                 f"learner.mirror_replay needs steps as they are, but replay.compression is "
                 f"{replay.compression}: set it to none, or learner.mirror_replay to false."
-            )
-        learners = max(1, learner.count)
-        if learner.batch_size % learners:
-            near = max(learners, round(learner.batch_size / learners) * learners)
-            problems.append(
-                f"learner.batch_size ({learner.batch_size}) is no multiple of learner.count "
-                f"({learners}): every learner takes an equal part. Set it to {near}."
             )
         shards = replay.on_nodes(1).shards  # on more nodes there may be more, checked there
         if replay.minimum_agent_steps < learner.sequence_length * shards:
@@ -384,14 +297,8 @@ def sections_of(system: str) -> dict[str, type]:
     Raises:
         SettingsError: There is no such system.
     """
-    if system not in SYSTEM_SECTIONS:
+    if not isinstance(system, str) or system not in SYSTEM_SECTIONS:
         raise SettingsError(f"run.system is {system!r}; choose from {', '.join(SYSTEM_SECTIONS)}.")
     default = Settings()
     common = {item.name: type(getattr(default, item.name)) for item in fields(default)}
     return common | SYSTEM_SECTIONS[system]
-
-
-def _named(section: str, values: object, ending: str) -> dict[str, float]:
-    """Return a section's numbers whose names end so, by their paths; those that are null as 0."""
-    names = [item.name for item in fields(values) if item.name.endswith(ending)]  # type: ignore[arg-type]
-    return {f"{section}.{name}": getattr(values, name) or 0.0 for name in names}

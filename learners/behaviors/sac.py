@@ -52,9 +52,6 @@ class SoftActorCritic(nn.Module):
         actor: The policy.
         critics: Q_1, Q_2.
         action_dims: Size A of an action, for the target entropy -A.
-
-    Raises:
-        ValueError: A setting of the priorities is out of range.
     """
 
     def __init__(
@@ -65,16 +62,6 @@ class SoftActorCritic(nn.Module):
         action_dims: int,
     ) -> None:
         super().__init__()
-        if not 0.0 <= settings.priority_max_share <= 1.0:
-            raise ValueError(
-                f"behavior.priority_max_share is {settings.priority_max_share}; it mixes the "
-                "largest and the mean TD error and must be in [0, 1]."
-            )
-        if not settings.priority_epsilon > 0.0:
-            raise ValueError(
-                f"behavior.priority_epsilon is {settings.priority_epsilon}; it must be above 0, or "
-                "a window without error would never be drawn again."
-            )
         self.settings = settings
         self.target_entropy = (
             -float(action_dims) if settings.target_entropy is None else settings.target_entropy

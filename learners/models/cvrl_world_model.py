@@ -6,13 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from learners.collective import ALONE, Collective
-from learners.cvrl_settings import (
-    CONTRASTIVE_STATES,
-    OBSERVATION_TERMS,
-    SCORES,
-    CVRLModelSettings,
-    CVRLObjectiveSettings,
-)
+from learners.cvrl_settings import CVRLModelSettings, CVRLObjectiveSettings
 from learners.models.decoder import PixelDecoder
 from learners.models.encoder import FlatEncoder
 from learners.models.layers import MLP, GaussianHead, initialise_as_keras
@@ -38,11 +32,6 @@ class ContrastiveTerm(nn.Module):
         state_dims: int,
     ) -> None:
         super().__init__()
-        if model.observation_code_dims[-1] != model.state_code_dims[-1]:
-            raise ValueError(
-                f"The last widths of model.observation_code_dims ({model.observation_code_dims}) "
-                f"and model.state_code_dims ({model.state_code_dims}) must be equal."
-            )
         self.objective = objective
         states = model.latent_dims if objective.contrastive_state == "latent" else state_dims
         width = model.state_code_dims[-1]
@@ -112,7 +101,7 @@ class CVRLWorldModel(RecurrentModel):
         observation_term: What ties states to observations: `objective.observation`.
 
     Raises:
-        ValueError: A setting is unknown, or does not fit another.
+        ValueError: The crop is too small for the convolutions, or of another size than the decoder.
     """
 
     encoder: FlatEncoder
@@ -125,15 +114,6 @@ class CVRLWorldModel(RecurrentModel):
         crop_size: int,
         proprioception_size: int = 0,
     ) -> None:
-        for name, known in (
-            ("observation", OBSERVATION_TERMS),
-            ("score", SCORES),
-            ("contrastive_state", CONTRASTIVE_STATES),
-        ):
-            if getattr(objective, name) not in known:
-                raise ValueError(
-                    f"objective.{name}={getattr(objective, name)!r}: choose one of {known}."
-                )
         encoder = FlatEncoder(settings, crop_size)
         super().__init__(encoder, proprioception_size, settings.proprioception_dims)
         features = encoder.output_dims + self.felt_dims

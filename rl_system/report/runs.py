@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rl_system.config import settings_to_dict
+from rl_system.config import default_settings, settings_to_dict, system_of
 from rl_system.errors import UserError
 from rl_system.run_directory import RunDirectory
-from rl_system.settings import Settings
 from rl_system.tally import standard_error
 
 GRID_POINTS = 200  # of a curve over several seeds
@@ -158,8 +157,8 @@ def group_by_settings(runs: Sequence[Run]) -> list[Group]:
 
 
 def changed_settings(settings: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Return value and default of every setting that is not at its default."""
-    defaults = settings_to_dict(Settings())
+    """Return value and default of every setting that is not at its system's default."""
+    defaults = settings_to_dict(default_settings(system_of(settings)))
     return {
         f"{section}.{key}": (value, defaults.get(section, {}).get(key))
         for section, values in settings.items()

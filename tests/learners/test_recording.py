@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+
+from learners.cvrl_update import CVRLUpdate
+from tests.learners import cvrl_agents
 
 needs_gpu = pytest.mark.gpu
 
 
 @pytest.mark.slow  # the compiler takes its time
 @pytest.mark.parametrize("order", ["sequential", "fused"])
-def test_a_compiled_filter_makes_the_same_updates(make_update, batch, order):
+def test_compiled_kernels_make_the_same_updates(make_update, batch, order):
     plain, compiled = (
         make_update(update_order=order, compile_kernels=compiled, precision="float32")
         for compiled in (False, True)
@@ -32,6 +37,20 @@ def test_a_recorded_update_equals_the_same_kernels_one_by_one(make_gpu_update, b
         make_gpu_update(update_order=order, cuda_graph=graph, precision="float32")
         for graph in (False, True)
     )
+    assert_equal_updates(plain, recorded, batch)
+
+
+@needs_gpu
+def test_a_recorded_update_of_cvrl_equals_the_same_kernels_one_by_one(batch):
+    def make(cuda_graph: bool) -> CVRLUpdate:
+        learner = replace(cvrl_agents.LEARNER, cuda_graph=cuda_graph)
+        agent = cvrl_agents.make_agent(learner=learner, learn_temperature=True).cuda()
+        return CVRLUpdate(agent, learner, agent.objective, agent.settings, "cuda")
+
+    assert_equal_updates(make(False), make(True), batch)
+
+
+def assert_equal_updates(plain, recorded, batch):
     on_gpu = {name: torch.from_numpy(value).cuda() for name, value in batch.items()}
     for _ in range(8):
         plain.step(on_gpu)

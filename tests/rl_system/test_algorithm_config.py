@@ -1,12 +1,15 @@
-"""CoReConfig without Ray: settings, RLlib's fields and search spaces."""
+"""Configurations of the systems without Ray: settings, RLlib's fields and search spaces."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
 from ray import tune
 
-from rl_system.algorithm import CoRe, CoReConfig, required_cpus
+from rl_system.algorithm import CONFIGS, CoRe, CoReConfig, CVRLConfig, PixelSACConfig, required_cpus
+from rl_system.config import default_settings, load_settings
 from rl_system.errors import SettingsError
 from rl_system.resources import describe_learners
 from tests.rl_system.tiny_run import tiny_config
@@ -51,6 +54,19 @@ def test_a_configuration_of_settings_gives_them_back() -> None:
     assert CoReConfig.from_settings(settings).resolved() == settings
 
 
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_a_configuration_begins_with_the_defaults_of_its_system(config: type) -> None:
+    assert config().resolved() == default_settings(config.system)
+
+
+def test_configurations_of_cvrl_and_sac_begin_with_their_pictures() -> None:
+    assert CVRLConfig().resolved() == load_settings("cvrl")
+    assert PixelSACConfig().resolved() == load_settings("sac")
+    changed = CVRLConfig().environment("dcs/cheetah-run").learner(batch_size=8).resolved()
+    assert (changed.environment.name, changed.environment.image_size) == ("dcs/cheetah-run", 64)
+    assert changed.environment.difficulty == "natural"
+
+
 @pytest.mark.parametrize(
     ("section", "values", "said"),
     [
@@ -93,6 +109,19 @@ def test_rllibs_training_options_are_refused_and_what_to_use_is_named(
     if "shuffle_batch_per_epoch" not in values:
         with pytest.raises(SettingsError, match=instead):
             CoReConfig().update_from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("config", "rates"),
+    [
+        (CVRLConfig, {"model_rate", "actor_rate", "value_rate", "critic_rate", "alpha_rate"}),
+        (PixelSACConfig, {"actor_rate", "critic_rate", "alpha_rate"}),
+    ],
+)
+def test_instead_of_rllibs_rate_the_systems_own_are_named(config: type, rates: set[str]) -> None:
+    with pytest.raises(SettingsError) as error:
+        config().training(lr=0.5)
+    assert set(re.findall(r"\w+_rate", str(error.value))) == rates
 
 
 def test_a_gpu_that_is_not_there_is_told_at_once() -> None:

@@ -215,8 +215,14 @@ def test_a_run_directory_that_cannot_be_made_names_the_setting(tmp_path: Path) -
 def test_resume_refuses_what_would_make_it_another_run(settings: Settings) -> None:
     directory = RunDirectory.create(settings)
     conduct(directory, settings, CountingTrainer())
-    for entry in ("learner.batch_size=4", "run.seed=3", "environment.difficulty=hard"):
-        with pytest.raises(SettingsError, match="cannot change when a run goes on"):
+    for entry in (
+        "learner.batch_size=4",
+        "run.seed=3",
+        "run.system=cvrl",
+        "environment.difficulty=hard",
+    ):
+        said = f"{entry.partition('=')[0]} cannot change when a run goes on"
+        with pytest.raises(SettingsError, match=said):
             resume(directory.path, [entry])
 
 

@@ -46,6 +46,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
 def sections(system: str) -> dict[str, dict[str, Any]]:
     shared = {name: dict(values) for name, values in TINY.items() if name not in OWN["cvrl"]}
     del shared["learner"]["update_order"]
+    shared["learner"]["random_crop"] = True
     return merge(merge(shared, OWN[system]), {"run": {"system": system}})
 
 
