@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compile",
         choices=COMPILE,
         default="off",
-        help="filter: ours with learner.compile_kernels; compiling itself is not timed (off)",
+        help="kernels: ours with learner.compile_kernels; compiling itself is not timed (off)",
     )
     parser.add_argument(
         "--no-graph", action="store_true", help="on a GPU: ours without learner.cuda_graph"

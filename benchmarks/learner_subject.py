@@ -19,7 +19,7 @@ from tests.learners.reference import ReferenceUpdate
 
 SEED = 0
 OURS = ("sequential", "fused")
-COMPILE = ("off", "filter")  # filter: learner.compile_kernels
+COMPILE = ("off", "kernels")  # kernels: learner.compile_kernels
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Subject:
             size.learner,
             update_order=variant.order,
             precision=variant.precision,
-            compile_kernels=variant.compile == "filter",
+            compile_kernels=variant.compile == "kernels",
             cuda_graph=variant.graph,
         )
         self._agent = agent.to(self._device)

@@ -95,7 +95,7 @@ def evaluate(
         video_path: Where the first episode is filmed, with the ending .mp4 or .gif; it may get the
             other ending (see the result) where no MP4 can be written. None: no film.
         difficulty: Of the distractions; None is `evaluation.difficulty`, else the trained one.
-        explore: Sample actions instead of the policy's mean.
+        explore: Act as in training, noise included; else as well as the policy can.
         timeout_s: Deadline; None is none. The episodes that had ended by then are the result, with
             a warning.
 

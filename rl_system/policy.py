@@ -36,7 +36,7 @@ def load_policy(checkpoint: str | Path, settings: Settings) -> Agent:
     """Returns the agent saved in the directory `checkpoint`, ready to act.
 
     It follows `actors.worker.Policy`: `initial_state(count)` and `act(...)`; with `explore=False`
-    it takes the policy's mean, on a state whose posterior is sampled.
+    it acts as well as it can: by its mean (CoRe, SAC), or as CVRL plans or by its mode.
 
     Raises:
         CheckpointError: files are missing, or the weights do not fit `settings`.

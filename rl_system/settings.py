@@ -38,7 +38,7 @@ class EvaluationSettings:
     every_agent_steps: int | None = 10_000  # agent steps between evaluations; null: only at the end
     final_episodes: int = 20  # episodes of the evaluation at the end of the run; 0: none
     split: str = "held_out"  # background videos: "held_out" (never trained on) or "train"
-    explore: bool = False  # sample actions as in training; false: the policy's mean
+    explore: bool = False  # act as in training, noise included; false: as well as it can
     difficulty: str | None = None  # difficulty to measure at; null: the one trained on
     distracted_twin: str | None = None  # at the end measure at this difficulty as well; null: not
     parallel_episodes: int = 5  # episodes that one process steps side by side, as one batch

@@ -144,7 +144,7 @@ def test_torch_and_numpy_are_all_that_it_needs(tmp_path: Path) -> None:
         (["--seconds", "inf"], "--seconds"),
         (["--size", "huge"], "paper"),
         (["--precision", "half"], "bfloat16"),
-        (["--compile", "everything"], "filter"),
+        (["--compile", "everything"], "kernels"),
     ],
 )
 def test_an_option_that_is_none_is_refused_with_what_there_is(

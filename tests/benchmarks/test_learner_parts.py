@@ -130,7 +130,7 @@ def test_only_the_reference_runs_in_a_process_that_gives_memory_back() -> None:
 
 
 def test_options_reach_the_variants_of_ours_and_no_other() -> None:
-    variants = make_variants(make_options(device="cuda", compile="filter", no_graph=True))
+    variants = make_variants(make_options(device="cuda", compile="kernels", no_graph=True))
     assert variants["eager"] == Variant("sequential", "float32", "cuda")
-    assert variants["fused_bfloat16"] == Variant("fused", "bfloat16", "cuda", "filter", False)
+    assert variants["fused_bfloat16"] == Variant("fused", "bfloat16", "cuda", "kernels", False)
     assert replace(variants["fused_bfloat16"], compile="off").device == "cuda"

@@ -12,12 +12,14 @@ from benchmarks.rounds import Timing
 
 def test_figures_are_per_agent_step_and_relative_to_the_policy() -> None:
     slow, fast = Timing(), Timing()
-    slow.wall_ms, slow.cpu_ms = [40.0, 60.0, 80.0], [1.0] * 3
-    fast.wall_ms, fast.cpu_ms = [20.0, 20.0, 20.0], [1.0] * 3
+    slow.wall_ms, slow.cpu_ms = [40.0, 60.0, 80.0], [20.0, 30.0, 50.0]
+    fast.wall_ms, fast.cpu_ms = [20.0, 20.0, 20.0], [10.0, 10.0, 10.0]
     numbers, ratios = planning_cost.figures(
         {"tiny, 4 environments": {"policy": fast, "one step": slow}}
     )
-    assert numbers["tiny, 4 environments"]["one step"]["wall_ms_per_agent_step"] == 15.0
+    one_step = numbers["tiny, 4 environments"]["one step"]
+    assert one_step["wall_ms_per_agent_step"] == 15.0
+    assert one_step["cpu_ms_per_agent_step"] == 7.5
     assert ratios == {"tiny, 4 environments, policy": 1.0, "tiny, 4 environments, one step": 3.0}
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import representation
-from benchmarks.representation import ARMS, COLUMNS, Experiment, Run, Setup, plan, report, table
+from benchmarks import representation, representation_experiment
 from benchmarks.representation_episodes import (
     CLEAN,
     HELD_OUT,
@@ -23,7 +22,9 @@ from benchmarks.representation_episodes import (
     smooth_actions,
     start_states,
 )
+from benchmarks.representation_experiment import ARMS, Experiment, Run, Setup, plan
 from benchmarks.representation_probe import ALPHAS, RidgeProbe, filter_episodes, r2
+from benchmarks.representation_table import COLUMNS, report, table
 
 # isort: split
 import torch
@@ -51,8 +52,8 @@ def sets() -> dict[str, Episodes]:
 @pytest.fixture
 def folder(sets: dict[str, Episodes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of an experiment whose episodes are there, with a checkpoint after every two updates."""
-    monkeypatch.setattr(representation, "CHECKPOINT_UPDATES", 2)
-    monkeypatch.setattr(representation, "TEST_BATCHES", 2)
+    monkeypatch.setattr(representation_experiment, "CHECKPOINT_UPDATES", 2)
+    monkeypatch.setattr(representation_experiment, "TEST_BATCHES", 2)
     for name, episodes in sets.items():
         save(episodes, tmp_path / "episodes" / name)
     return tmp_path
@@ -198,7 +199,7 @@ class TestExperiment:
         whole = Experiment(folder, TINY).make(RUN)
         for path in (folder / "runs").iterdir():
             path.unlink()
-        step, made = representation.ModelUpdate.step, []
+        step, made = representation_experiment.ModelUpdate.step, []
 
         def step_until_killed(update: Any, batch: Any) -> Any:
             if len(made) == 3:
@@ -207,7 +208,7 @@ class TestExperiment:
             return step(update, batch)
 
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-            killed.setattr(representation.ModelUpdate, "step", step_until_killed)
+            killed.setattr(representation_experiment.ModelUpdate, "step", step_until_killed)
             Experiment(folder, TINY).make(RUN)
         assert Experiment(folder, TINY).result(RUN) is None
         made.clear()
@@ -216,7 +217,7 @@ class TestExperiment:
             made.append(update.updates)
             return step(update, batch)
 
-        monkeypatch.setattr(representation.ModelUpdate, "step", step_and_count)
+        monkeypatch.setattr(representation_experiment.ModelUpdate, "step", step_and_count)
         resumed = Experiment(folder, TINY).make(RUN)
         assert made == [2, 3]  # the third was lost with the kill
         assert _without_clocks(resumed) == _without_clocks(whole)
@@ -225,7 +226,7 @@ class TestExperiment:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = Experiment(folder, TINY).make(RUN)
-        monkeypatch.setattr(representation.ModelUpdate, "step", None)
+        monkeypatch.setattr(representation_experiment.ModelUpdate, "step", None)
         assert Experiment(folder, TINY).make(RUN) == made
 
     def test_training_changes_the_model_alone(self, folder: Path) -> None:
