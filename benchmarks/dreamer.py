@@ -56,6 +56,7 @@ OVERRIDES = (
     f"learner.updates_per_agent_step={UPDATES_PER_AGENT_STEP}",
     "learner.precision=float32",
     f"behavior.horizon={HORIZON}",
+    f"environment.action_repeat={ENVIRONMENT['action_repeat']}",
     f"actors.chunk_agent_steps={CHUNK_AGENT_STEPS}",
     "actors.random_agent_steps=500",
     "replay.minimum_agent_steps=500",
@@ -71,6 +72,7 @@ WIDTHS = {
         "model.latent_dims=32",
         "model.observation_code_dims=[64]",
         "model.state_code_dims=[64]",
+        "objective.contrastive_state=latent",
     ),
     "dreamer": ("model.decoder_channels=[176,64,32,16]",),
 }

@@ -161,6 +161,11 @@ class CVRLBehaviorSettings(SACSettings):
                 f"behavior.init_std is {self.init_std}; it must be above 0 and at most "
                 f"{MAX_INIT_STD:g}."
             )
+        if self.min_std >= self.init_std:
+            problems.append(
+                f"behavior.min_std ({self.min_std}) must be below behavior.init_std "
+                f"({self.init_std}), where the standard deviation begins."
+            )
         if self.mpc_iterations < 1:
             problems.append(
                 f"behavior.mpc_iterations is {self.mpc_iterations}; it must be 1 or more: "

@@ -108,12 +108,18 @@ class SACSettings(Section):
 
     def problems(self) -> list[str]:
         """Return what cannot work in this behaviour."""
-        return [
+        problems = [
             *super().problems(),
             *self.not_above_zero("reward_divisor", "priority_epsilon"),
             *self.not_from_zero_to_one("discount", "target_rate", "priority_max_share"),
             *self.without_units(*self.names_ending("_dims")),
         ]
+        if self.log_alpha_init > self.log_alpha_max:
+            problems.append(
+                f"behavior.log_alpha_init ({self.log_alpha_init}) is above behavior.log_alpha_max "
+                f"({self.log_alpha_max}): lower the first or raise the second."
+            )
+        return problems
 
 
 @dataclass(frozen=True)

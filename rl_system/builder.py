@@ -62,6 +62,11 @@ class SettingsBuilder:
         driver was killed then finds its living shards. It must be no other run's. Default: the Tune
         trial's; elsewhere a new one each time.
         """
+        if not isinstance(settings, Settings):
+            raise SettingsError(
+                f"from_settings takes settings, not {settings!r}: load a preset with "
+                "rl_system.config.load_settings first."
+            )
         config = cls()
         config.settings = settings_to_dict(settings)
         config.check_system(settings)

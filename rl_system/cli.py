@@ -19,7 +19,19 @@ from rl_system import bench, videos
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
-_EVALUABLE = ("environment.", "evaluation.", "behavior.")  # what an evaluation may change
+# What an evaluation may change: what the policy sees, and how it acts.
+_EVALUABLE = (
+    "environment.",
+    "evaluation.",
+    "behavior.mpc",
+    "behavior.horizon",
+    "behavior.return_lambda",
+    "behavior.discount",
+    "behavior.mode_samples",
+    "behavior.exploration_noise",
+    "behavior.mean_bound",
+    "behavior.log_std_",
+)
 _OVERRIDE = re.compile(r"[a-z_]+\.[a-z_0-9]+=")
 
 
@@ -145,7 +157,9 @@ def _add_train(commands: Any) -> None:
         help="list all settings, or those of one section, and end (those of the preset's system)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved settings and end"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved settings and end; machine and folders are not checked",
     )
 
 
@@ -302,6 +316,8 @@ def _eval(options: argparse.Namespace, command: list[str]) -> int:
             f"{wrong[0]} cannot change in an evaluation: only settings that begin with "
             f"{', '.join(_EVALUABLE)} can."
         )
+    if options.difficulty is not None and any("difficulty=" in entry for entry in entries):
+        raise SettingsError("Give --difficulty or a setting of the difficulty, not both.")
     directory = RunDirectory.open(options.directory)
     if options.difficulty is not None:  # refused unless the environment has it
         entries.append(f"evaluation.difficulty={options.difficulty}")

@@ -62,7 +62,9 @@ class EvaluationResult:
         }
 
     def __str__(self) -> str:
-        count, shown = len(self.returns), f"difficulty {self.difficulty}, {self.split} videos"
+        count, shown = len(self.returns), f"difficulty {self.difficulty}"
+        if self.difficulty != "none":  # else there are no videos
+            shown += f", {self.split} videos"
         if count == 1:
             return f"{self.mean:.1f} (one episode, so no standard error; {shown})"
         return f"{self.mean:.1f} ± {self.se:.1f} (mean ± s.e. of {count} episodes, {shown})"

@@ -115,6 +115,12 @@ def evaluate_checkpoint(
         policy = policies.load_policy(checkpoint, settings)
     except policies.CheckpointError as error:
         raise UserError(str(error)) from error
+    wanted = find(settings.environment.name).action_dims
+    if policy.action_dims != wanted:
+        raise UserError(
+            f"environment.name={settings.environment.name} takes actions of {wanted} numbers, and "
+            f"this run's policy gives {policy.action_dims}: name a task of as many."
+        )
     result = evaluate(
         policy,
         settings,

@@ -172,9 +172,9 @@ def _task(name: str) -> tuple[Entry, bool]:
             if plain != name and not entry.proprioception_dims:
                 raise SettingsError(f"{entry.name} has no proprioception: name the task {plain}.")
             return entry, plain != name
+    tasks = [entry.name.partition("/")[2] for entry in entries]
     raise SettingsError(
-        f"No environment is called {plain!r}.{nearest(plain, [e.name for e in entries], 3)} "
-        "`rl-system envs` lists all."
+        f"No environment is called {plain!r}.{nearest(plain, tasks, 3)} `rl-system envs` lists all."
     )
 
 

@@ -51,7 +51,7 @@ LEARNER = CVRLLearnerSettings(
     batch_size=WINDOWS, sequence_length=LENGTH, crop_size=16, precision="float32"
 )
 # Hardly any spread, and no entropy to speak of: values by hand then need no noise.
-WITHOUT_NOISE = {"init_std": 1e-6, "min_std": 1e-6, "log_alpha_init": -30.0}
+WITHOUT_NOISE = {"init_std": 1e-6, "min_std": 0.0, "log_alpha_init": -30.0}
 
 
 def make_agent(

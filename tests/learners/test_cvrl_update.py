@@ -122,9 +122,13 @@ def test_targets_follow_the_critics_by_the_target_rate():
 
 
 def test_the_temperature_stays_below_its_maximum():
-    update = make_update(learn_temperature=True, log_alpha_init=2.0, log_alpha_max=0.5)
+    most = {"log_alpha_init": 0.5, "log_alpha_max": 0.5}
+    update = make_update(learn_temperature=True, target_entropy=100.0, **most)
     update.step(make_batch())
     assert update.agent.behavior.sac.log_alpha.item() == 0.5
+    free = make_update(learn_temperature=True, target_entropy=100.0, log_alpha_init=0.5)
+    free.step(make_batch())
+    assert free.agent.behavior.sac.log_alpha.item() > 0.5
 
 
 def test_a_learned_temperature_rises_where_the_entropy_is_below_its_target():

@@ -198,3 +198,8 @@ def test_every_shard_has_a_bundle_of_its_own_behind_the_others() -> None:
 
 def test_health_probes_do_not_hold_up_the_driver() -> None:
     assert CoReConfig().env_runner_health_probe_timeout_s <= 0.1
+
+
+def test_the_name_of_a_preset_is_not_taken_for_settings() -> None:
+    with pytest.raises(SettingsError, match="load_settings"):
+        CoReConfig.from_settings("core/cartpole-swingup/tiny")  # type: ignore[arg-type]

@@ -129,7 +129,12 @@ def test_an_evaluation_takes_settings_to_see_and_act_by_alone(
     assert main(["eval", "runs/none", "learner.batch_size=2"]) == 2
     message = capsys.readouterr().err
     assert "learner.batch_size=2 cannot change in an evaluation" in message
-    assert "behavior." in message
+    assert "behavior.mpc" in message
+    assert main(["eval", "runs/none", "behavior.released_code=true"]) == 2
+    assert "behavior.released_code=true cannot change" in capsys.readouterr().err
+    both = ["--difficulty", "natural", "environment.difficulty=easy"]
+    assert main(["eval", "runs/none", *both]) == 2
+    assert "not both" in capsys.readouterr().err
 
 
 def test_train_lists_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

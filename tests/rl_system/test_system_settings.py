@@ -31,6 +31,8 @@ def test_a_setting_of_another_system_is_unknown() -> None:
     ("entries", "said"),
     [
         (["behavior.horizon=1"], r"behavior\.horizon is 1; it must be 2 or more"),
+        (["behavior.min_std=10"], r"behavior\.min_std \(10\.0\) must be below"),
+        (["behavior.log_alpha_init=5"], r"above behavior\.log_alpha_max"),
         (["behavior.return_lambda=1.5"], r"behavior\.return_lambda"),
         (["behavior.mpc_iterations=0"], r"behavior\.mpc=false"),
         (["behavior.sac_scale=-1"], r"behavior\.sac_scale is -1"),
@@ -71,7 +73,7 @@ def test_settings_of_cvrl_that_cannot_work_are_refused(entries: list[str], said:
 def test_the_actor_can_be_made_at_the_ends_of_its_range(value: float) -> None:
     from learners.models.policy import DreamerActor
 
-    settings = load_settings(CVRL, [f"behavior.init_std={value}"])
+    settings = load_settings(CVRL, [f"behavior.init_std={value}", "behavior.min_std=0"])
     assert abs(DreamerActor(settings.behavior, 3, 1).raw_init_std) < 1000
 
 
